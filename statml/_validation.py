@@ -1,0 +1,279 @@
+"""Checks of scalar arguments; what scikit-learn's ``validate_data`` does for arrays.
+
+Each check returns the value in its plain Python type, or refuses it in one sentence that names the argument,
+what it takes and what it got: a TypeError for a value of the wrong type, a ValueError for a value of the right
+type that is not taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from numbers import Integral, Real
+
+import numpy as np
+
+RandomState = int | np.random.SeedSequence | np.random.Generator | np.random.RandomState | None
+
+
+def check_level(level: float) -> float:
+    """Check a confidence level.
+
+    Parameters
+    ----------
+    level : float
+        Strictly between 0 and 1.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    TypeError
+        If `level` is not a number.
+    ValueError
+        If it is not strictly between 0 and 1.
+
+    Examples
+    --------
+    >>> check_level(95)
+    Traceback (most recent call last):
+    ...
+    ValueError: level must be a number strictly between 0 and 1, got 95 (did you mean 0.95?)
+    """
+    taken = "level must be a number strictly between 0 and 1"
+    if not _is_real(level):
+        raise TypeError(f"{taken}, got {level!r}")
+    if 1 < level < 100:
+        raise ValueError(f"{taken}, got {_shown(level)} (did you mean {level / 100:g}?)")
+    if not 0 < level < 1:
+        raise ValueError(f"{taken}, got {_shown(level)}")
+    return float(level)
+
+
+def check_number(
+    name: str,
+    value: float,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    low_open: bool = False,
+    high_open: bool = False,
+) -> float:
+    """Check a finite real number.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, for the error.
+    value : float
+        Its value; booleans are not numbers.
+    low, high : float or None, default=None
+        Bounds; None means no bound.
+    low_open, high_open : bool, default=False
+        Whether the bound itself is refused.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    TypeError
+        If `value` is not a real number.
+    ValueError
+        If it is NaN, infinite or out of bounds.
+
+    Examples
+    --------
+    >>> check_number("tol", 0, low=0, low_open=True)
+    Traceback (most recent call last):
+    ...
+    ValueError: tol must be a finite number > 0, got 0
+    """
+    taken = f"{name} must be a finite number{_bounds(low, high, low_open, high_open)}"
+    if not _is_real(value):
+        raise TypeError(f"{taken}, got {value!r}")
+    if not math.isfinite(value) or _outside(value, low, high, low_open, high_open):
+        raise ValueError(f"{taken}, got {_shown(value)}")
+    return float(value)
+
+
+def check_integer(name: str, value: int, low: int | None = None, high: int | None = None) -> int:
+    """Check a whole number.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, for the error.
+    value : int
+        Its value, of a Python or numpy integer type; booleans and floats are refused.
+    low, high : int or None, default=None
+        Smallest and largest value taken; None means no bound.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    TypeError
+        If `value` is not an integer.
+    ValueError
+        If it is out of bounds.
+
+    Examples
+    --------
+    >>> check_integer("max_iter", 0, low=1)
+    Traceback (most recent call last):
+    ...
+    ValueError: max_iter must be an integer >= 1, got 0
+    """
+    taken = f"{name} must be an integer{_bounds(low, high)}"
+    if not isinstance(value, Integral) or isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{taken}, got {value!r}")
+    if _outside(value, low, high):
+        raise ValueError(f"{taken}, got {_shown(value)}")
+    return int(value)
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
+    """Check an argument that takes one of a few strings.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, for the error.
+    value : str
+        Its value.
+    choices : iterable of str
+        What is taken.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    TypeError
+        If `value` is not a string.
+    ValueError
+        If it is none of `choices`.
+
+    Examples
+    --------
+    >>> check_choice("side", "both", ("in", "out"))
+    Traceback (most recent call last):
+    ...
+    ValueError: side must be "in" or "out", got 'both'
+    """
+    choices = tuple(choices)
+    quoted = [f'"{choice}"' for choice in choices]
+    listed = " or ".join(filter(None, [", ".join(quoted[:-1]), quoted[-1]]))
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be {listed}, got {value!r}")
+    if value not in choices:
+        raise ValueError(f"{name} must be {listed}, got {value!r}")
+    return str(value)
+
+
+def as_generator(random_state: RandomState = None) -> np.random.Generator:
+    """Turn any accepted `random_state` into a numpy Generator.
+
+    Parameters
+    ----------
+    random_state : int, SeedSequence, Generator, RandomState or None, default=None
+        A Generator is returned as it is; a RandomState gives a Generator seeded by four of its draws, so that
+        equal states give equal Generators; None gives fresh entropy from the system.
+
+    Returns
+    -------
+    numpy.random.Generator
+
+    Raises
+    ------
+    TypeError
+        If `random_state` is of another type.
+    ValueError
+        If it is a negative integer.
+
+    Examples
+    --------
+    >>> as_generator(0).integers(10) == as_generator(0).integers(10)
+    np.True_
+    """
+    if isinstance(random_state, np.random.Generator):
+        return random_state
+    return np.random.default_rng(as_seed_sequence(random_state))
+
+
+def as_seed_sequence(random_state: RandomState = None) -> np.random.SeedSequence:
+    """Turn any accepted `random_state` into a numpy SeedSequence.
+
+    Parameters
+    ----------
+    random_state : int, SeedSequence, Generator, RandomState or None, default=None
+        A Generator or RandomState is asked for four 32-bit words, which advances it; the same SeedSequence
+        gives the same children every time, whatever was spawned from it before.
+
+    Returns
+    -------
+    numpy.random.SeedSequence
+
+    Raises
+    ------
+    TypeError
+        If `random_state` is of another type.
+    ValueError
+        If it is a negative integer.
+
+    Examples
+    --------
+    >>> as_seed_sequence(7).entropy
+    7
+    """
+    if random_state is None:
+        return np.random.SeedSequence()
+    if isinstance(random_state, np.random.SeedSequence):
+        # a copy, since spawning changes the original
+        return np.random.SeedSequence(
+            random_state.entropy,
+            spawn_key=random_state.spawn_key,
+            pool_size=random_state.pool_size,
+        )
+    if isinstance(random_state, np.random.Generator):
+        return np.random.SeedSequence(random_state.integers(2**32, size=4).tolist())
+    if isinstance(random_state, np.random.RandomState):
+        return np.random.SeedSequence(random_state.randint(2**32, size=4, dtype=np.uint32).tolist())
+    taken = "random_state must be None, an integer >= 0, or a numpy SeedSequence, Generator or RandomState"
+    if not isinstance(random_state, Integral) or isinstance(random_state, (bool, np.bool_)):
+        raise TypeError(f"{taken}, got {random_state!r}")
+    if random_state < 0:
+        raise ValueError(f"{taken}, got {_shown(random_state)}")
+    return np.random.SeedSequence(int(random_state))
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
+
+
+def _shown(value: Real) -> str:
+    """A number as a user types it: 95, not np.int64(95)."""
+    return repr(value.item() if isinstance(value, np.generic) else value)
+
+
+def _bounds(low, high, low_open=False, high_open=False) -> str:
+    if low is None and high is None:
+        return ""
+    if high is None:
+        return f" {'>' if low_open else '>='} {low}"
+    if low is None:
+        return f" {'<' if high_open else '<='} {high}"
+    return f" in {'(' if low_open else '['}{low}, {high}{')' if high_open else ']'}"
+
+
+def _outside(value, low, high, low_open=False, high_open=False) -> bool:
+    return (low is not None and (value <= low if low_open else value < low)) or (
+        high is not None and (value >= high if high_open else value > high)
+    )

@@ -1,0 +1,15 @@
+"""Data sets: ``load_*`` ship with the package, ``fetch_*`` download once, ``make_*`` simulate.
+
+A download goes into a cache folder, ``$STATML_CACHE`` or ``~/.cache/statml``, after its SHA-256 checksum was
+compared. Where the environment variable STATML_DATA names a folder, files found there are used first.
+"""
+
+from ._networks import fetch_bitcoin_alpha, fetch_bitcoin_otc, load_sampson
+from ._signed_networks import make_signed_network
+
+__all__ = [
+    "fetch_bitcoin_alpha",
+    "fetch_bitcoin_otc",
+    "load_sampson",
+    "make_signed_network",
+]

@@ -1,0 +1,61 @@
+"""Run every tutorial the way a reader would: alone, in a fresh process, with nothing on the screen.
+
+Each must end without an error within two minutes. It works in a scratch folder, so that what it writes
+does not stay in the repository.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+LIMIT = 120  # seconds
+VIGNETTES = Path(__file__).resolve().parent
+
+
+def run(script):
+    """Return (verdict, output) of one script; the verdict is "ok" or says what went wrong."""
+    with tempfile.TemporaryDirectory() as folder:
+        process = subprocess.Popen(
+            [sys.executable, str(script)],
+            cwd=folder,
+            env={**os.environ, "MPLBACKEND": "Agg"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # so that a timeout also ends the script's own workers
+        )
+        try:
+            output, _ = process.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            return f"over {LIMIT} s", output
+    return "ok" if process.returncode == 0 else f"exit {process.returncode}", output
+
+
+def main():
+    scripts = sorted(VIGNETTES.glob("*/plot_*.py"))
+    if not scripts:
+        sys.exit(f"no vignettes (*/plot_*.py) in {VIGNETTES.name}/")
+    rows = []
+    for script in scripts:
+        name = str(script.relative_to(VIGNETTES))
+        started = time.perf_counter()
+        verdict, output = run(script)
+        rows.append((name, time.perf_counter() - started, verdict))
+        if verdict != "ok":
+            print(f"---- {name}: {verdict}\n{output}", flush=True)
+
+    width = max(len(name) for name, _, _ in rows)
+    print(f"{'vignette':<{width}}  seconds")
+    for name, seconds, verdict in rows:
+        print(f"{name:<{width}}  {seconds:7.1f}  {verdict}")
+    return any(verdict != "ok" for _, _, verdict in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Sphinx configuration; ``make site`` builds from here into site/ at the root of the repository."""
+
+import shutil
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+SITE = Path(__file__).resolve().parent
+VIGNETTES = SITE.parent
+
+# Every build starts afresh, so that no page outlives its source and each figure is made by the present code.
+for made in ("auto", "generated"):
+    shutil.rmtree(SITE / made, ignore_errors=True)
+
+project = "statml"
+author = "The statml developers"
+copyright = f"2026, {author}"
+version = release = version_of("statml")
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+    "numpydoc",
+    "sphinx_gallery.gen_gallery",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["auto/scripts"]
+
+# ---- API reference: what a module's __all__ names, as its own docstrings tell it
+autosummary_imported_members = True
+autosummary_ignore_module_all = False
+numpydoc_show_class_members = False  # the class template lists the members
+
+
+def skip_foreign_members(app, what, name, obj, skip, options):
+    """Leave out what scikit-learn adds to every estimator: its docstrings link into its own site."""
+    home = getattr(getattr(obj, "fget", obj), "__module__", None) or "statml"
+    return True if not home.startswith("statml") else None
+
+
+def setup(app):
+    app.connect("autodoc-skip-member", skip_foreign_members)
+
+
+# ---- Gallery: one for each family folder. A script runs in the folder where it lies, so copies are run:
+# what a tutorial writes stays out of the repository.
+SCRIPTS = SITE / "auto" / "scripts"
+families = sorted({script.parent.name for script in VIGNETTES.glob("*/plot_*.py")})
+for family in families:
+    shutil.copytree(VIGNETTES / family, SCRIPTS / family)
+
+sphinx_gallery_conf = {
+    "examples_dirs": [str(SCRIPTS / family) for family in families],
+    "gallery_dirs": [f"auto/{family}" for family in families],
+    "filename_pattern": "plot_",
+    "ignore_pattern": r"(^|/)_",
+    "reference_url": {"statml": None},  # names in the code link to the API reference
+    "doc_module": ("statml",),
+    "backreferences_dir": "auto/backreferences",
+    "download_all_examples": False,
+    "remove_config_comments": True,
+    "show_signature": False,
+}
+
+# ---- Appearance
+html_theme = "pydata_sphinx_theme"
+html_title = "statml"
+html_show_sourcelink = False
+html_theme_options = {
+    "navbar_end": ["theme-switcher"],
+    "secondary_sidebar_items": ["page-toc"],
+    "show_prev_next": False,
+}
