@@ -28,6 +28,8 @@ from tqdm.auto import tqdm
 
 from ._validation import RandomState, as_seed_sequence, check_integer
 
+__all__ = ["parallel_map", "spawn_seeds"]
+
 PROGRESS_AFTER = 2.0  # seconds that a loop runs before its bar appears
 WORDING = {
     "n_tasks": "the number of tasks",

@@ -24,6 +24,7 @@ from .._validation import as_generator, check_integer, check_number
 
 Array = NDArray[np.float64]
 
+LARGEST_BLOCK = 20_000  # nodes
 BLOCKS_PER_SIDE = 48
 MAX_CANDIDATES = 5_000_000  # candidate pairs in memory at once
 
@@ -170,19 +171,20 @@ def _statuses(name: str, value: float | ArrayLike, n: int, rng: np.random.Genera
 
 def _blocks(key: Array) -> list[NDArray[np.int64]]:
     """Nodes in groups of similar key: equal parts of the range, so that bounds are tight everywhere."""
-    values = np.unique(key)
-    if len(values) == 1:
-        return [np.arange(len(key))]
     edges = np.unique(
         np.concatenate(
             [
-                np.linspace(values[0], values[-1], BLOCKS_PER_SIDE // 2),
+                np.linspace(key.min(), key.max(), BLOCKS_PER_SIDE // 2),
                 np.quantile(key, np.linspace(0, 1, BLOCKS_PER_SIDE // 2)),
             ]
         )
     )
     label = np.searchsorted(edges, key, side="right")
-    return [np.flatnonzero(label == k) for k in np.unique(label)]
+    alike = (np.flatnonzero(label == k) for k in np.unique(label))
+    # A pair of blocks is drawn at once, so a block's size bounds the memory.
+    return [
+        part for nodes in alike for part in np.array_split(nodes, -(-len(nodes) // LARGEST_BLOCK))
+    ]
 
 
 def _member(blocks: list[NDArray], which: NDArray, rng: np.random.Generator) -> NDArray[np.int64]:

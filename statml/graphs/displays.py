@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .signed_beta import SignedBetaModel
 
 
-@dataclass
+@dataclass(repr=False)
 class RankingDisplay:
     """Forest plot: statuses, best on top, with confidence intervals and intervals for the ranks.
 
@@ -47,7 +47,7 @@ class RankingDisplay:
     side: str
     level: float
     groups: dict[Hashable, str] | None = None
-    ax_: Axes | None = field(default=None, init=False, repr=False)
+    ax_: Axes | None = field(default=None, init=False)
 
     @classmethod
     def from_estimator(
@@ -136,7 +136,7 @@ class RankingDisplay:
         return self
 
 
-@dataclass
+@dataclass(repr=False)
 class ComparisonDisplay:
     """Grid of pairwise decisions, nodes in the order of their status, with compact letters.
 
@@ -162,7 +162,7 @@ class ComparisonDisplay:
     statistic: NDArray[np.float64]
     title: str
     letters: list[str] = field(init=False)
-    ax_: Axes | None = field(default=None, init=False, repr=False)
+    ax_: Axes | None = field(default=None, init=False)
 
     def __post_init__(self):
         self.letters = compact_letters(self.declared)
@@ -225,7 +225,7 @@ class ComparisonDisplay:
         return self
 
 
-@dataclass
+@dataclass(repr=False)
 class DegreeFitDisplay:
     """Observed against expected positive and negative in- and out-degrees.
 
@@ -240,7 +240,7 @@ class DegreeFitDisplay:
 
     degrees: pd.DataFrame
     side: str
-    ax_: Axes | None = field(default=None, init=False, repr=False)
+    ax_: Axes | None = field(default=None, init=False)
 
     @classmethod
     def from_estimator(

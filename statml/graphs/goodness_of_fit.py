@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,17 +70,12 @@ def goodness_of_fit(model: SignedBetaModel, n_boot: int = 0, **parallel: object)
     degrees = degree_table(model)
     observed = degree_spread(degrees)
     if n_boot:
-        refit = clone(model)
-
-        def statistic(adjacency):
-            with (
-                warnings.catch_warnings()
-            ):  # a simulated network may have nodes at infinity: they drop out
-                warnings.simplefilter("ignore")
-                return degree_spread(degree_table(refit.fit(adjacency)))
-
         draws = parametric_bootstrap(
-            model.sample, statistic, n_boot, random_state=model.random_state, **parallel
+            model.sample,
+            partial(refitted_degree_spread, model),
+            n_boot,
+            random_state=model.random_state,
+            **parallel,
         )
         p_values = [
             bootstrap_p_value(o, d, "greater") for o, d in zip(observed, draws.T, strict=True)

@@ -61,6 +61,7 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "remove_config_comments": True,
     "show_signature": False,
+    "ignore_repr_types": r"Display",  # the figure is what is meant
 }
 
 # ---- Appearance
