@@ -26,6 +26,7 @@ import numpy as np
 from joblib.parallel import get_active_backend
 from tqdm.auto import tqdm
 
+from ._plain import from_plain, to_plain
 from ._validation import RandomState, as_seed_sequence, check_integer
 
 __all__ = ["parallel_map", "spawn_seeds"]
@@ -100,8 +101,7 @@ def parallel_map(
     """
     if not callable(function):
         raise TypeError(f"function must be callable, got {type(function).__name__}")
-    if progress not in ("auto", True, False):
-        raise ValueError(f'progress must be "auto", True or False, got {progress!r}')
+    check_progress(progress)
     tasks = list(tasks)
     results: list[Any] = [None] * len(tasks)
     missing = list(range(len(tasks)))
@@ -121,17 +121,46 @@ def parallel_map(
     finished = joblib.Parallel(
         n_jobs=n_jobs, return_as="generator_unordered" if streams else "list"
     )(joblib.delayed(run)(k, tasks[k], seeds[k]) for k in missing)
-    with tqdm(
-        total=len(tasks),
-        initial=len(tasks) - len(missing),
-        desc=description or None,
-        delay=PROGRESS_AFTER if progress == "auto" else 0,
-        disable={True: False, False: True, "auto": None}[progress],  # None: only on a terminal
-    ) as bar:
+    with progress_bar(len(tasks), progress, description, len(tasks) - len(missing)) as bar:
         for k, result in finished:
             results[k] = result
             bar.update()
     return results
+
+
+def check_progress(progress: bool | str) -> bool | str:
+    """Refuse what is neither "auto" nor True or False."""
+    if progress not in ("auto", True, False):
+        raise ValueError(f'progress must be "auto", True or False, got {progress!r}')
+    return progress
+
+
+def progress_bar(
+    total: int, progress: bool | str = "auto", description: str = "", done: int = 0
+) -> tqdm:
+    """A tqdm bar as every long loop shows it.
+
+    Parameters
+    ----------
+    total : int
+    progress : "auto", True or False, default="auto"
+        "auto": on a terminal, once the loop has run for two seconds.
+    description : str, default=""
+    done : int, default=0
+        Steps that were done before, by a run that is resumed.
+
+    Returns
+    -------
+    tqdm.tqdm
+        To be used in a ``with`` statement, or closed.
+    """
+    return tqdm(
+        total=total,
+        initial=done,
+        desc=description or None,
+        delay=PROGRESS_AFTER if check_progress(progress) == "auto" else 0,
+        disable={True: False, False: True, "auto": None}[progress],  # None: only on a terminal
+    )
 
 
 def spawn_seeds(random_state: RandomState, n: int) -> list[np.random.SeedSequence]:
@@ -245,7 +274,7 @@ def _packed(result, fingerprint: str, k: int) -> bytes:
     header = {
         "run": fingerprint,
         "task": k,
-        "result": _to_json(result, arrays, f"the result of task {k}"),
+        "result": to_plain(result, arrays, f"the result of task {k}"),
     }
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -270,44 +299,6 @@ def _load(path: Path, fingerprint: str, k: int) -> tuple[Any] | None:
         if (header["run"], header["task"]) != (fingerprint, k):
             return None
         arrays = [np.lib.format.read_array(io.BytesIO(a), allow_pickle=False) for a in arrays]
-        return (_from_json(header["result"], arrays),)
+        return (from_plain(header["result"], arrays),)
     except Exception:  # a damaged file may raise nearly anything; its task is computed again
         return None
-
-
-def _to_json(value, arrays: list[np.ndarray], where: str):
-    """JSON in which every value but a number, a string, True, False and None is {kind: content}."""
-    kind = type(value)
-    if kind in (bool, int, float, str, type(None)):
-        return value
-    if kind in (list, tuple):
-        return {kind.__name__: [_to_json(v, arrays, f"{where}[{i}]") for i, v in enumerate(value)]}
-    if kind is dict and all(type(name) is str for name in value):
-        return {
-            "dict": {name: _to_json(v, arrays, f"{where}[{name!r}]") for name, v in value.items()}
-        }
-    is_array = kind in (np.ndarray, np.memmap)  # joblib hands large arrays to workers as memmaps
-    if (is_array or isinstance(value, np.generic)) and not value.dtype.hasobject:
-        arrays.append(np.asarray(value))
-        return {"array" if is_array else "scalar": len(arrays) - 1}
-    what = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-    if is_array:
-        what += " of objects"
-    if kind is dict:
-        what += " with keys other than strings"
-    raise TypeError(
-        f"{where} is a {what}, which checkpoint_dir cannot keep; it keeps arrays, numbers, strings, None, "
-        "and lists, tuples and dicts (with strings as keys) of these"
-    )
-
-
-def _from_json(node, arrays: list[np.ndarray]):
-    if not isinstance(node, dict):
-        return node
-    ((kind, content),) = node.items()
-    if kind == "dict":
-        return {name: _from_json(v, arrays) for name, v in content.items()}
-    if kind in ("list", "tuple"):
-        values = [_from_json(v, arrays) for v in content]
-        return values if kind == "list" else tuple(values)
-    return arrays[content] if kind == "array" else arrays[content][()]
