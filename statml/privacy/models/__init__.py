@@ -1,11 +1,27 @@
 """Data models: prior, records given parameters, parameters given records, and the statistic of a record."""
 
 from .beta_bernoulli import BetaBernoulli
+from .callable_model import CallableModel
+from .dirichlet_categorical import DirichletCategorical
+from .dirichlet_data import DirichletData
+from .linear_regression import LinearRegression
+from .logistic_regression import LogisticRegression
+from .naive_bayes import NaiveBayesLogLinear
 from .normal_mean import NormalMean
+from .normal_mean_variance import NormalMeanVariance
+from .poisson_gamma import PoissonGamma
 
 __all__ = [
     "BetaBernoulli",
+    "CallableModel",
+    "DirichletCategorical",
+    "DirichletData",
+    "LinearRegression",
+    "LogisticRegression",
+    "NaiveBayesLogLinear",
     "NormalMean",
+    "NormalMeanVariance",
+    "PoissonGamma",
     "PyMCModel",
 ]
 

@@ -25,12 +25,12 @@ from ..compiled import (
     to_ancillary_step,
 )
 from ..exact import draw_binary_randomised_response, draw_from_logits, log_rising
-from .normal_mean import check_neighbours, refuse_improper
+from ._base import DataModel, check_neighbours, refuse_improper
 
 Array = NDArray[np.float64]
 
 
-class BetaBernoulli:
+class BetaBernoulli(DataModel):
     """Proportion of ones; the statistic is their count.
 
     Parameters

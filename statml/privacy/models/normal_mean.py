@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_ndtr
 from scipy.stats import norm, truncnorm
 
-from ..._validation import check_choice, check_integer, check_number
+from ..._validation import check_integer, check_number
 from ..compiled import (
     CompiledModel,
     from_ancillary_step,
@@ -24,13 +24,13 @@ from ..compiled import (
     record_step,
     to_ancillary_step,
 )
+from ._base import DataModel, check_neighbours, refuse_improper
 from ._bounds import check_bounds, clipped_normal_moments, needs_bounds
 
 Array = NDArray[np.float64]
-NEIGHBOURS = ("replace", "add-remove")
 
 
-class NormalMean:
+class NormalMean(DataModel):
     """Mean of a normal sample with known standard deviation; the statistic is the sample mean.
 
     Parameters
@@ -188,22 +188,6 @@ class NormalMean:
             constants=np.array([self.sigma, self.prior_mean, self.prior_sd**-2, low, high]),
             to_ancillary=_to_ancillary,
             from_ancillary=_from_ancillary,
-        )
-
-
-def check_neighbours(neighbours: str, norm: int) -> None:
-    """Check the arguments of a sensitivity."""
-    check_choice("neighbours", neighbours, NEIGHBOURS)
-    if norm not in (1, 2):
-        raise ValueError(f"norm must be 1 or 2, got {norm!r}")
-
-
-def refuse_improper(model, argument: str) -> None:
-    """Refuse to draw from a prior that is no distribution."""
-    if not model.prior_is_proper:
-        raise ValueError(
-            f"{type(model).__name__} has an improper prior ({argument}), from which nothing can be drawn; "
-            "give a proper one, or a first value of the parameters"
         )
 
 
