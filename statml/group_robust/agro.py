@@ -24,8 +24,8 @@ for all rounds alike: they describe what the mean-loss classifier neglects, and 
 rounds compares nothing.
 
 The value lies in the restriction of the slicer. The worst of all slices of a mass is the conditional value at risk
-(`CVaRClassifier`), which finds noise. And no restriction fits all data: an independent study (Shen, Lin and Wang, 2026)
-found the original below plain training on two of three image and text benchmarks.
+(`CVaRClassifier`), which finds noise. And no restriction fits all data: an independent study of shifted image and text
+data (Shen, Lin and Wang, 2026) found the original below plain training on two of three of them.
 
 Cost: (cv + 1) classifier fits, one slicer and, for p-values, `n_permutations` further slicers a round.
 
@@ -42,25 +42,27 @@ from __future__ import annotations
 
 import copy
 import warnings
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_regressor
+from sklearn.tree import DecisionTreeRegressor
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
 from .._validation import RandomState, as_generator, check_choice, check_integer, check_number
 from ._linear_classifier import validated_classes
 from ._partition import class_codes
+from .game import Game, Round, Search, Slice, large_enough, predicted_worst, renamed, with_p_values
 from .group_dro import GroupDROClassifier
-from .out_of_fold import log_losses, out_of_fold_proba, stratified_folds
-from .slicers import WORST_MASS, LinearSlicer, Slicer, TreeSlicer, permutation_p_values
+from .out_of_fold import log_losses, seeded, stratified_folds
+from .slicers import EstimatorSlicer, Slicer, TreeSlicer
+from .soft_slicer import LinearSlicer
 
 Array = NDArray[np.float64]
 
-SIGNIFICANT = 0.05  # p-value up to which a later round's slice is added
+ADDED = 0.05  # p-value up to which a later round's slice is added
 SOFT_OPTIONS = {
     "init": "confusion",
     "marginal_reg": 0.0,
@@ -75,13 +77,15 @@ class AGROClassifier(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     estimator : GroupDROClassifier or None, default=None
-        The robust classifier: takes ``groups`` and ``group_weights`` in ``fit`` and has a parameter ``alpha``, of
-        which 1 means the mean loss. None is ``GroupDROClassifier()``.
-    slicer : {"tree", "stump", "linear"} or Slicer, default="tree"
-        A pruned tree a class; a single split a class; soft slices of a linear model; or an object with the methods
-        of `slicers.Slicer`.
+        The robust classifier: takes ``group_weights`` in ``fit`` and has a parameter ``alpha``, of which 1 means the
+        mean loss. None is ``GroupDROClassifier()``.
+    slicer : {"tree", "stump", "linear"}, regressor or Slicer, default="tree"
+        A pruned tree a class; a single split a class; soft slices of a linear model. A ``DecisionTreeRegressor`` gives
+        its own leaves, any other regressor levels of the loss that it predicts. Or an object with the methods of
+        `slicers.Slicer`.
     n_slices : int, default=6
-        At most so many slices a round, shared equally among the classes if `by_class`.
+        At most so many slices a round, shared equally among the classes if `by_class`. The leaves of a tree of
+        yours are not counted.
     by_class : bool, default=True
         Whether a slice belongs to one class.
     init : {"confusion", "domino", "random"}, default="confusion"
@@ -89,7 +93,8 @@ class AGROClassifier(ClassifierMixin, BaseEstimator):
     cv : int, default=5
         Folds for out-of-fold losses.
     min_mass : float in [0, 1), default=0.02
-        Smallest share of all records in a slice; soft slices that fall below are left out.
+        Smallest share of all records in a slice. Soft slices that fall below are left out, and their records
+        shared among the others. A rarer class is a slice by itself.
     marginal_reg, entropy_reg : float, default=0.0
         Penalty on unequal masses of soft slices, and reward for softness.
     schedule : {"cutting-plane", "two-stage", "alternate"}, default="cutting-plane"
@@ -193,7 +198,7 @@ class AGROClassifier(ClassifierMixin, BaseEstimator):
         Warns
         -----
         UserWarning
-            If no slice is found, so that the result is the mean-loss classifier.
+            If no slice is found: the result is the mean-loss classifier or, if `by_class`, robust over classes.
         """
         self._check_parameters()
         X, self.classes_, codes = validated_classes(self, X, y)
@@ -202,29 +207,30 @@ class AGROClassifier(ClassifierMixin, BaseEstimator):
                 f"n_slices must be at least the number of classes, {len(self.classes_)}, with by_class=True; "
                 f"got {self.n_slices}"
             )
-        robust = GroupDROClassifier() if self.estimator is None else self.estimator
         rng = as_generator(self.random_state)
-        game = _Game(robust, X, codes, stratified_folds(codes, self.cv, rng))
-        self.erm_, proba = game.play(None)
-        slicer = self._make_slicer()
-        slices: list[_Slice] = []
-        rounds: list[_Round] = []
+        robust = seeded(GroupDROClassifier() if self.estimator is None else self.estimator, rng)
+        game = Game(robust, X, codes, stratified_folds(codes, self.cv, rng))
+        self.erm_, game.erm_proba = game.play(None)
+        slicer, proba = self._make_slicer(), game.erm_proba
+        slices: list[Slice] = []
+        rounds: list[Round] = []
         for k in range(1 if self.schedule == "two-stage" else self.n_rounds):
             slicer = copy.deepcopy(slicer)  # earlier slices keep theirs
             found = self._slice(slicer, game, proba, k, rng)
             so_far = rounds[-1].worst_loss if rounds else -np.inf
             violation = max(s.loss for s in found) - so_far
             if rounds and self.schedule == "cutting-plane":
-                known = {s.rule for s in slices}
-                found = [s for s in found if s.loss > so_far and s.rule not in known]
-                found = [s for s in self._tested(found, game, rng) if s.p_value <= SIGNIFICANT]
+                found = [s for s in found if s.loss > so_far and not s.is_among(slices)]
+                found = [
+                    s for s in with_p_values(found, game, self.by_class, rng) if s.p_value <= ADDED
+                ]
                 if not found:
                     break
-                slices = [*slices, *found]
+                slices = [*slices, *renamed(found, slices)]
             else:
-                slices = found
+                slices = renamed(found, [])
             model, proba = game.play(slices)
-            rounds.append(_Round(model, proba, slices, violation, game))
+            rounds.append(Round(model, proba, slices, violation, codes))
 
         yardstick = np.column_stack([s.member for s in rounds[0].slices])
         for r in rounds:
@@ -232,12 +238,15 @@ class AGROClassifier(ClassifierMixin, BaseEstimator):
         chosen = rounds[-1]
         if self.selection is not None:
             chosen = max(rounds, key=lambda r: r.predicted_worst)  # the first among equals
-        slices = self._tested(chosen.slices, game, rng)
-        if len(slices) == 1:
+        slices = with_p_values(chosen.slices, game, self.by_class, rng)
+        if all(s.is_whole_class(codes) for s in slices):
+            found = "no slice was found beyond " + (
+                "all records together; the result is the mean-loss classifier"
+                if len(slices) == 1
+                else "the classes; the result is robust over these"
+            )
             warnings.warn(
-                "no slice was found beyond all records together; the result is the mean-loss classifier. Allow "
-                "more slices, a smaller min_mass, or another slicer",
-                stacklevel=2,
+                f"{found}. Allow more slices, a smaller min_mass, or another slicer", stacklevel=2
             )
         self.estimator_ = chosen.model
         self._slices = slices
@@ -253,8 +262,7 @@ class AGROClassifier(ClassifierMixin, BaseEstimator):
             }
         )
         for s in slices:
-            s.member = None  # memberships of the training records are cheap to make again
-            s.seen = None
+            s.forget_records()
         return self
 
     def slice_proba(self, X: ArrayLike, y: ArrayLike) -> Array:
@@ -269,8 +277,8 @@ class AGROClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n, n_slices)
-            In the order of `slices_`. Zero or one for trees. Rows sum to one unless slices of several rounds
-            overlap, or soft ones were left out.
+            In the order of `slices_`. Zero or one for trees. Rows sum to one unless there are slices of several
+            rounds.
 
         Raises
         ------
@@ -281,9 +289,8 @@ class AGROClassifier(ClassifierMixin, BaseEstimator):
         X, y = validate_data(self, X, y, dtype=np.float64, reset=False)
         codes = class_codes(y, self.classes_)
         proba = self.erm_.predict_proba(X)
-        return np.column_stack(
-            [s.slicer.membership(X, codes, proba)[:, s.column] for s in self._slices]
-        )
+        found = {id(s.search): s.search.membership(X, codes, proba) for s in self._slices}
+        return np.column_stack([found[id(s.search)][:, s.column] for s in self._slices])
 
     def predict_proba(self, X: ArrayLike) -> Array:
         """Class probabilities of the robust classifier.
@@ -327,12 +334,14 @@ class AGROClassifier(ClassifierMixin, BaseEstimator):
             check_choice("selection", self.selection, ("predicted-worst",))
         if isinstance(self.slicer, str):
             check_choice("slicer", self.slicer, ("tree", "stump", "linear"))
-        elif not all(hasattr(self.slicer, m) for m in ("fit", "membership", "rules", "null")):
+        elif not _is_regressor(self.slicer) and not all(
+            hasattr(self.slicer, m) for m in ("fit_membership", "membership", "rules", "null")
+        ):
             raise TypeError(
-                'slicer must be "tree", "stump", "linear" or an object with fit, membership, rules and null, '
-                f"got {self.slicer!r}"
+                'slicer must be "tree", "stump", "linear", a regressor, or an object with fit_membership, membership, '
+                f"rules and null, got {self.slicer!r}"
             )
-        if self.slicer != "linear":
+        if not isinstance(self.slicer, str) or self.slicer != "linear":
             for name, default in SOFT_OPTIONS.items():
                 if getattr(self, name) != default:
                     raise ValueError(
@@ -341,7 +350,9 @@ class AGROClassifier(ClassifierMixin, BaseEstimator):
                     )
         estimator = self.estimator
         if estimator is not None and not (
-            hasattr(estimator, "predict_proba") and "alpha" in estimator.get_params()
+            hasattr(estimator, "predict_proba")
+            and "alpha" in estimator.get_params()
+            and has_fit_parameter(estimator, "group_weights")
         ):
             raise TypeError(
                 "estimator must be a GroupDROClassifier, or a classifier with predict_proba, a parameter alpha and "
@@ -349,9 +360,16 @@ class AGROClassifier(ClassifierMixin, BaseEstimator):
             )
 
     def _make_slicer(self) -> Slicer:
+        each = self.n_slices // (len(self.classes_) if self.by_class else 1)
+        if isinstance(self.slicer, DecisionTreeRegressor):
+            template = clone(self.slicer)
+            if template.random_state is None:
+                template.set_params(random_state=0)  # it breaks ties between columns only
+            return TreeSlicer(each, self.min_mass, self.by_class, template=template)
+        if _is_regressor(self.slicer):
+            return EstimatorSlicer(self.slicer, each, self.min_mass, self.by_class)
         if not isinstance(self.slicer, str):
             return copy.deepcopy(self.slicer)
-        each = self.n_slices // (len(self.classes_) if self.by_class else 1)
         if self.slicer == "tree":
             return TreeSlicer(each, self.min_mass, self.by_class)
         if self.slicer == "stump":
@@ -369,137 +387,20 @@ class AGROClassifier(ClassifierMixin, BaseEstimator):
             warm_start=alternate,
         )
 
-    def _slice(self, slicer, game, proba, k, rng) -> list[_Slice]:
+    def _slice(self, slicer, game, proba, k, rng) -> list[Slice]:
         """The slices of a slicer fitted to the losses of the current classifier."""
-        X, codes = game.X, game.codes
-        losses = log_losses(proba, codes)
-        # the slicer sees the mean-loss classifier's probabilities, as `slice_proba` does for other records
-        inputs = game.erm_proba
-        P = slicer.fit(X, codes, inputs, losses, rng).membership(X, codes, inputs)
-        names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(X.shape[1])])
-        rules = slicer.rules(names, self.classes_.tolist())
-        mass = P.mean(axis=0)
-        large = np.flatnonzero((mass >= self.min_mass) & (mass > 0))
-        if not len(large):
-            large = np.array([int(mass.argmax())])
-        return [_Slice(slicer, int(g), rules[g], P[:, g], losses, float(mass[g]), k) for g in large]
-
-    def _tested(self, slices: list[_Slice], game: _Game, rng) -> list[_Slice]:
-        """The same slices with their p-values, computed once for all slices of one slicer."""
-        for slicer in {id(s.slicer): s.slicer for s in slices if s.p_value is None}.values():
-            mine = [s for s in slices if s.slicer is slicer]
-            p = permutation_p_values(
-                slicer, game.X, game.codes, game.erm_proba, mine[0].seen, self.by_class, rng
-            )
-            for s in mine:
-                s.p_value = float(p[s.column])
-        return slices
-
-
-@dataclass(eq=False)
-class _Slice:
-    """A slice, and the losses that it was found in."""
-
-    slicer: Slicer
-    column: int
-    rule: str
-    member: Array | None  # (n,)
-    seen: Array | None  # losses, (n,)
-    mass: float
-    round: int
-    p_value: float | None = None
-
-    def __post_init__(self):
-        self.loss = float(self.member @ self.seen / self.member.sum())
-        self.lift = self.loss / float(self.seen.mean())
-
-
-class _Game:
-    """The classifier's moves: robust fits to slices, with out-of-fold probabilities."""
-
-    def __init__(self, robust, X, codes, fold):
-        self.robust, self.X, self.codes, self.fold = robust, X, codes, fold
-        self.erm_proba: Array | None = None
-
-    def play(self, slices: list[_Slice] | None):
-        """Fit to the slices (None, or a single one: to the mean loss)."""
-        if slices is None or len(slices) == 1:
-            estimator, groups = clone(self.robust).set_params(alpha=1.0), None
-        else:
-            estimator = clone(self.robust)
-            groups = pd.DataFrame({s.rule: s.member for s in slices})
-
-        def of(train):
-            if groups is None:
-                return {}
-            part = groups[train]
-            part = part.loc[:, part.sum() > 0]  # a small slice may lie in the left-out fold
-            one_each = part.isin((0, 1)).all(axis=None) and (part.sum(axis=1) == 1).all()
-            if one_each:
-                return {"groups": part.columns.to_numpy(dtype=str)[part.to_numpy().argmax(axis=1)]}
-            return {"group_weights": part}
-
-        model = clone(estimator).fit(self.X, self.codes, **of(np.ones(len(self.X), dtype=bool)))
-        proba = out_of_fold_proba(estimator, self.X, self.codes, self.fold, of)
-        if self.erm_proba is None:
-            self.erm_proba = proba
-        return model, proba
-
-
-class _Round:
-    """A robust classifier, its slices and its out-of-fold losses."""
-
-    def __init__(self, model, proba, slices, violation, game):
-        self.model, self.proba, self.slices, self.violation = model, proba, slices, violation
         losses = log_losses(proba, game.codes)
-        self.slice_losses = [float(s.member @ losses / s.member.sum()) for s in slices]
-        self.worst_loss = max(self.slice_losses)
-        self.predicted_worst = np.nan
-
-    def table(self, slices: list[_Slice]) -> pd.DataFrame:
-        weight = {}
-        if len(slices) > 1:
-            weight = dict(zip(self.model.groups_, self.model.group_weights_, strict=True))
-        return pd.DataFrame(
-            {
-                "rule": [s.rule for s in slices],
-                "mass": [s.mass for s in slices],
-                "loss": [s.loss for s in slices],
-                "lift": [s.lift for s in slices],
-                "p_value": [s.p_value for s in slices],
-                "robust_loss": self.slice_losses,
-                "weight": [float(weight.get(s.rule, 1.0)) for s in slices],
-                "round": [s.round for s in slices],
-            }
-        )
+        # the slicer sees the mean-loss classifier's probabilities, as `slice_proba` does for other records
+        P = slicer.fit_membership(game.X, game.codes, game.erm_proba, losses, rng)
+        search = Search(slicer, large_enough(P, self.min_mass), P, losses)
+        names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(game.X.shape[1])])
+        rules = slicer.rules(names, self.classes_.tolist())
+        members = search.normalised(P)
+        return [
+            Slice(search, column, rules[g], members[:, column], k)
+            for column, g in enumerate(search.kept)
+        ]
 
 
-def predicted_worst(right: NDArray[np.bool_], member: Array, mass: float = WORST_MASS) -> float:
-    """Accuracy of the worst group as far as slices know: the worse of the worst slices together and the rest.
-
-    Parameters
-    ----------
-    right : ndarray of bool, shape (n,)
-        Whether each record is classified correctly.
-    member : ndarray of shape (n, m)
-        Each record counts in the slice of its largest membership.
-    mass : float, default=0.2
-        Share of the slices that are merged; at least one is, also where int(mass * m) is zero.
-
-    Returns
-    -------
-    float
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> right = np.array([True, True, False, True])
-    >>> predicted_worst(right, np.array([[1, 0], [1, 0], [0, 1], [0, 1]]))
-    0.5
-    """
-    slices, own = np.unique(member.argmax(axis=1), return_inverse=True)
-    accuracy = np.array([right[own == g].mean() for g in range(len(slices))])
-    k = max(1, int(mass * len(slices)))
-    worst = np.isin(own, np.argsort(accuracy, kind="stable")[:k])
-    values = [right[part].mean() for part in (worst, ~worst) if part.any()]
-    return float(min(values))
+def _is_regressor(slicer) -> bool:
+    return isinstance(slicer, BaseEstimator) and is_regressor(slicer)

@@ -12,8 +12,8 @@ included.
 Solver: :math:`(u)_+` is smoothed to :math:`\mu \log(1 + e^{u/\mu})`, which keeps the problem convex in
 :math:`(w, \eta)`; Newton's method, with :math:`\mu` going down. At the smoothed optimum the weights
 :math:`q_i = s((\ell_i - \eta)/\mu) / (\alpha n)` are feasible and w minimises :math:`\sum_i q_i \ell_i` plus the ridge,
-so that :math:`\mathrm{CVaR}_\alpha(w) - \sum_i q_i \ell_i(w)` is a duality gap; an inexact Newton step is paid for through
-strong convexity.
+so that :math:`\mathrm{CVaR}_\alpha(w) - \sum_i q_i \ell_i(w)` is a duality gap; how far an inexact w is from the minimum
+under q is bounded by the certificate of `solver`.
 
 Cost: O(n p^2) a step for two classes, some dozens of steps.
 
@@ -37,6 +37,8 @@ from sklearn.exceptions import ConvergenceWarning
 from .._validation import check_integer, check_number
 from ._linear_classifier import LinearClassifier, validated_classes
 from .losses import LogLoss, Loss, MultinomialLogLoss
+from .membership import HardGroups
+from .solver import Point, Problem, certificate, factorise
 
 Array = NDArray[np.float64]
 
@@ -187,10 +189,7 @@ def minimize_cvar(
         q = expit((losses - eta) / mu) / (alpha * n)
         q = q / q.sum()
         value = cvar(losses, alpha)
-        gradient = np.einsum("ik,ij->kj", q[:, None] * loss.derivatives(y, z)[0], X)
-        gradient[:, :-1] += l2 * w[:, :-1]
-        # F_q is l2-strongly convex in w; its intercept is at its optimum up to rounding of Newton's step
-        gap = value - q @ losses + (gradient**2).sum() / (2 * l2)
+        gap = value - q @ losses + _distance_from_minimum(X, y, loss, l2, w, q)
         if gap <= tol or n_iter >= max_iter:
             return w, q, value, float(gap), n_iter
         mu *= SHRINK
@@ -240,6 +239,15 @@ def _smoothed_newton(X, y, loss, alpha, l2, mu, w, eta, max_iter):
             return w, eta, step  # rounding hides any further descent
         w, eta, value = w_new, eta_new, value_new
     return w, eta, max_iter
+
+
+def _distance_from_minimum(X, y, loss, l2, w, q) -> float:
+    """Upper bound on how far w is from the minimum of the loss weighted by q, plus ridge."""
+    everyone = HardGroups(np.zeros(len(y), dtype=np.int64), q, 1)
+    kept = everyone.order  # those of positive weight
+    point = Point(Problem(X[kept], y[kept], loss, everyone, l2, True), w.T)
+    one, zero = np.ones(1), np.zeros(1)
+    return certificate(point, one, zero, one, factorise(point, one))[0]
 
 
 def _quantile(losses: Array, alpha: float, mu: float) -> float:

@@ -164,6 +164,11 @@ def _averaged_fit(Z, codes, group, K, C, n_retrains, rng) -> Array:
     solver = "liblinear" if K == 2 else "saga"
     for _ in range(n_retrains):
         rows = balanced_subset(group, rng)
+        if len(np.unique(codes[rows])) < K:
+            raise ValueError(
+                f"groups must be such that a subset with equally many of each holds every class; one of {len(rows)} "
+                "records did not. Give groups made of class and attribute"
+            )
         seed = int(rng.integers(2**31))
         model = LogisticRegression(C=C, solver=solver, max_iter=1000, random_state=seed, **L1)
         model.fit(Z[rows], codes[rows])

@@ -50,13 +50,13 @@ def confusion_start(
     """
     cell = y * proba.shape[1] + proba.argmax(axis=1)
     cells, position = np.unique(cell, return_inverse=True)
-    copies = max(1, n_slices // len(cells))
     along = X @ rng.standard_normal(X.shape[1])
-    part = np.empty(len(y), dtype=np.int64)
-    for c in range(len(cells)):
-        rows = np.flatnonzero(position == c)
-        part[rows] = np.argsort(np.argsort(along[rows])) * copies // len(rows)
-    own = (position + len(cells) * part) % n_slices
+    own = position % n_slices
+    if n_slices > len(cells):  # every slice gets a part of some cell
+        for c, numbers in enumerate(np.array_split(np.arange(n_slices), len(cells))):
+            rows = np.flatnonzero(position == c)
+            rank = np.argsort(np.argsort(along[rows]))
+            own[rows] = numbers[rank * len(numbers) // len(rows)]
     return 0.8 * np.eye(n_slices)[own] + 0.2 / n_slices
 
 
@@ -97,20 +97,39 @@ def domino_start(
     R = confusion_start(Z, y, proba, n_slices, rng)
     before = -np.inf
     for _ in range(MAX_ITER):
-        mass = R.sum(axis=0) + 1e-10
-        mean = R.T @ Z / mass[:, None]
-        variance = np.maximum(R.T @ Z**2 / mass[:, None] - mean**2, LEAST_VARIANCE)
-        p_y = (R.T @ labels + 1e-3) / (mass[:, None] + 1e-3 * labels.shape[1])
-        p_hat = (R.T @ proba + 1e-3) / (mass[:, None] + 1e-3 * labels.shape[1])
-        log_joint = (
-            np.log(mass / len(y))
-            - 0.5 * (Z**2 @ (1 / variance).T - 2 * Z @ (mean / variance).T)
-            - 0.5 * (mean**2 / variance + np.log(2 * np.pi * variance)).sum(axis=1)
-            + GAMMA * (labels @ np.log(p_y).T + proba @ np.log(p_hat).T)
-        )
-        total = logsumexp(log_joint, axis=1)
-        R = np.exp(log_joint - total[:, None])
-        if total.mean() - before < TOL:
+        R, log_likelihood = em_step(R, Z, labels, proba)
+        if log_likelihood - before < TOL:
             break
-        before = total.mean()
+        before = log_likelihood
     return R
+
+
+def em_step(R: Array, Z: Array, labels: Array, proba: Array) -> tuple[Array, float]:
+    """Fit the mixture to memberships, and return those under the fit, with its mean log likelihood.
+
+    Parameters
+    ----------
+    R : ndarray of shape (n, m)
+    Z : ndarray of shape (n, p)
+    labels : ndarray of shape (n, K)
+        Classes as 0 and 1.
+    proba : ndarray of shape (n, K)
+
+    Returns
+    -------
+    R : ndarray of shape (n, m)
+    log_likelihood : float
+    """
+    mass = R.sum(axis=0) + 1e-10
+    mean = R.T @ Z / mass[:, None]
+    variance = np.maximum(R.T @ Z**2 / mass[:, None] - mean**2, LEAST_VARIANCE)
+    p_y = (R.T @ labels + 1e-3) / (mass[:, None] + 1e-3 * labels.shape[1])
+    p_hat = (R.T @ proba + 1e-3) / (mass[:, None] + 1e-3 * labels.shape[1])
+    log_joint = (
+        np.log(mass / len(Z))
+        - 0.5 * (Z**2 @ (1 / variance).T - 2 * Z @ (mean / variance).T)
+        - 0.5 * (mean**2 / variance + np.log(2 * np.pi * variance)).sum(axis=1)
+        + GAMMA * (labels @ np.log(p_y).T + proba @ np.log(p_hat).T)
+    )
+    total = logsumexp(log_joint, axis=1)
+    return np.exp(log_joint - total[:, None]), float(total.mean())

@@ -34,7 +34,7 @@ from sklearn.linear_model import LogisticRegression
 
 from .._validation import RandomState, as_generator, check_integer
 from ._partition import GroupPartition
-from .out_of_fold import aligned_proba, out_of_fold_proba, stratified_folds
+from .out_of_fold import aligned_proba, out_of_fold_proba, seeded, stratified_folds
 
 Array = NDArray[np.float64]
 
@@ -49,7 +49,7 @@ class EIILPartition(GroupPartition):
     cv : int or None, default=5
         Folds for out-of-fold logits. None: logits on the training records, as in the paper.
     random_state : int, SeedSequence, Generator, RandomState or None, default=None
-        Fixes the folds.
+        Fixes the folds, and the estimator where its own ``random_state`` is None.
 
     Attributes
     ----------
@@ -110,11 +110,13 @@ class EIILPartition(GroupPartition):
             check_integer("cv", self.cv, low=2)
         X, codes = self._validated(X, y)
         reference = LogisticRegression(max_iter=1000) if self.estimator is None else self.estimator
+        rng = as_generator(self.random_state)
+        reference = seeded(reference, rng)
         self.reference_ = clone(reference).fit(X, codes)
         if self.cv is None:
             proba = aligned_proba(self.reference_, X, len(self.classes_), len(X))
         else:
-            fold = stratified_folds(codes, self.cv, as_generator(self.random_state))
+            fold = stratified_folds(codes, self.cv, rng)
             proba = out_of_fold_proba(reference, X, codes, fold)
         slope = scale_slopes(proba, codes)
         self.environments_ = (slope > 0).astype(np.int64)

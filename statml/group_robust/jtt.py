@@ -27,11 +27,11 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
 from .._validation import RandomState, as_generator, check_integer, check_number
 from ._linear_classifier import validated_classes
-from .out_of_fold import out_of_fold_proba, stratified_folds
+from .out_of_fold import out_of_fold_proba, seeded, stratified_folds
 
 
 class JTTClassifier(ClassifierMixin, BaseEstimator):
@@ -49,7 +49,7 @@ class JTTClassifier(ClassifierMixin, BaseEstimator):
     cv : int or None, default=5
         Folds for out-of-fold errors. None: errors on the training records themselves, as in the paper.
     random_state : int, SeedSequence, Generator, RandomState or None, default=None
-        Fixes the folds.
+        Fixes the folds, and the estimator where its own ``random_state`` is None.
 
     Attributes
     ----------
@@ -110,6 +110,8 @@ class JTTClassifier(ClassifierMixin, BaseEstimator):
         ------
         ValueError
             If a parameter is out of range, y has one class, or `estimator` cannot be stopped early.
+        TypeError
+            If `estimator` does not take ``sample_weight``.
 
         Warns
         -----
@@ -122,6 +124,11 @@ class JTTClassifier(ClassifierMixin, BaseEstimator):
         X, self.classes_, codes = validated_classes(self, X, y)
         rng = as_generator(self.random_state)
         final = LogisticRegression(max_iter=1000) if self.estimator is None else self.estimator
+        if not has_fit_parameter(_last(final), "sample_weight"):
+            raise TypeError(
+                f"estimator must take sample_weight in fit, which {type(_last(final)).__name__} does not"
+            )
+        final = seeded(final, rng)
         first, self.identification_steps_ = _stopped_early(final, self.stop, X, codes)
         with warnings.catch_warnings():
             if self.identification_steps_ is not None:  # not to converge is the point

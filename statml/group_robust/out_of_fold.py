@@ -48,6 +48,25 @@ def stratified_folds(y: NDArray[np.int64], n_folds: int, rng: np.random.Generato
     return fold
 
 
+def seeded(estimator: BaseEstimator, rng: np.random.Generator) -> BaseEstimator:
+    """A clone in which every ``random_state`` that was left open, also of nested estimators, is a draw from `rng`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> seeded(LogisticRegression(random_state=7), np.random.default_rng(0)).random_state
+    7
+    >>> seeded(LogisticRegression(), np.random.default_rng(0)).random_state is None
+    False
+    """
+    estimator = clone(estimator)
+    for name, value in sorted(estimator.get_params(deep=True).items()):
+        if value is None and (name == "random_state" or name.endswith("__random_state")):
+            estimator.set_params(**{name: int(rng.integers(2**31))})
+    return estimator
+
+
 def out_of_fold_proba(
     estimator: BaseEstimator,
     X: Array,

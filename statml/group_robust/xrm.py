@@ -26,7 +26,7 @@ from sklearn.linear_model import LogisticRegression
 
 from .._validation import RandomState, as_generator, check_integer
 from ._partition import GroupPartition
-from .out_of_fold import aligned_proba, stratified_folds
+from .out_of_fold import aligned_proba, seeded, stratified_folds
 
 Array = NDArray[np.float64]
 
@@ -41,7 +41,7 @@ class XRMPartition(GroupPartition):
     n_rounds : int, default=10
         Fits of each twin.
     random_state : int, SeedSequence, Generator, RandomState or None, default=None
-        Fixes halves and flips.
+        Fixes halves and flips, and the estimator where its own ``random_state`` is None.
 
     Attributes
     ----------
@@ -107,6 +107,7 @@ class XRMPartition(GroupPartition):
         if twin is None:
             twin = LogisticRegression(class_weight="balanced", max_iter=1000)
         rng = as_generator(self.random_state)
+        twin = seeded(twin, rng)
         half = stratified_folds(codes, 2, rng)
         labels = codes.copy()
         for _ in range(n_rounds):
