@@ -4,12 +4,26 @@ A download goes into a cache folder, ``$STATML_CACHE`` or ``~/.cache/statml``, a
 compared. Where the environment variable STATML_DATA names a folder, files found there are used first.
 """
 
+from ._group_robust import (
+    fetch_adult,
+    fetch_compas,
+    make_colored_digits,
+    make_overparameterized_spurious,
+    make_spurious_gaussians,
+)
 from ._networks import fetch_bitcoin_alpha, fetch_bitcoin_otc, load_sampson
+from ._private import load_berkeley_admissions
 from ._signed_networks import make_signed_network
 
 __all__ = [
+    "fetch_adult",
     "fetch_bitcoin_alpha",
     "fetch_bitcoin_otc",
+    "fetch_compas",
+    "load_berkeley_admissions",
     "load_sampson",
+    "make_colored_digits",
+    "make_overparameterized_spurious",
     "make_signed_network",
+    "make_spurious_gaussians",
 ]
