@@ -3,3 +3,33 @@
 Each adapter puts one deep-learning method behind ``fit`` / ``predict``. Importing this package needs no
 torch; the adapters themselves need the extra ``statml[torch]``.
 """
+
+from __future__ import annotations
+
+import importlib
+
+_HOMES = {
+    "MLP": "mlp",
+    "NetClassifier": "_estimator",
+    "NetRegressor": "_estimator",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("torch", "skorch", "safetensors"):
+            raise ModuleNotFoundError(
+                f"statml.adapters.{name} needs {error.name}: pip install 'statml[torch]'",
+                name=error.name,
+            ) from error
+        raise
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
