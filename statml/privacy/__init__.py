@@ -18,7 +18,16 @@ _HOMES = {
     "CalibrationDisplay": "displays",
     "PosteriorDisplay": "displays",
     "Mechanism": "protocols",
+    "PrivateContingencyTable": "estimators",
+    "PrivateLinearRegression": "estimators",
+    "PrivateNaiveBayes": "estimators",
+    "PrivateProportion": "estimators",
+    "PyMCModel": "pymc_bridge",
     "RecordModel": "protocols",
+    "RecordSweepStep": "pymc_bridge",
+    "ReleaseDesign": "design",
+    "ReleaseDesignDisplay": "design",
+    "design_release": "design",
 }
 
 __all__ = sorted([*_HOMES, "kernels", "mechanisms", "models"])

@@ -51,6 +51,7 @@ class RecordModel(Protocol):
 
     - ``chain_state`` (dict of arrays and numbers) and ``end_warmup()``, for a posterior step that tunes itself: every
       chain has its own dict, which is saved with the chain; after `end_warmup` it must not change the step any more;
+    - ``one_n_only`` (bool, default False): whether the number of records cannot vary within a chain;
     - ``exchangeable`` (bool, default True): whether all records have the same law and the same statistic.
 
     The statistic of a record may depend on how many there are (``x / len(x)`` makes their total a mean): kernels
