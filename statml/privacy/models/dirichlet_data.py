@@ -13,7 +13,7 @@ of logarithms, so that they cost next to nothing beside the records.
 
 **Sensitivity.** Replacing a record moves the sums of logarithms by at most
 :math:`K |\log c| - r \log r - (K - r) \log(K - r)`, :math:`r = \lfloor K / 2 \rfloor`, in L1 (r shares of 1/r against the
-K - r others); adding or removing one by :math:`(K - 1) |\log c|`.
+K - r others); adding or removing one by :math:`(K - 1) |\log c| + |\log\{1 - (K - 1) c\}|`.
 
 Cost: O(n K) a sweep.
 
@@ -121,7 +121,8 @@ class DirichletData(CompiledDataModel):
         check_neighbours(neighbours, norm)
         K, low = self.n_shares, -np.log(self.floor)
         if neighbours == "add-remove":
-            return float((K - 1) ** (1 / norm) * low)
+            rest = -np.log1p(-(K - 1) * self.floor)
+            return float(((K - 1) * low**norm + rest**norm) ** (1 / norm))
         moves = [
             sum(size * (low - np.log(size)) ** norm for size in (r, rest))
             for r in range(1, K)
