@@ -419,9 +419,9 @@ class BaseInfluence(BaseEstimator):
             }
         )
 
-    def _blocks(self, m: int) -> Iterator[slice]:
-        """Slices of m test records such that their rows of the result fit the memory limit."""
-        size = max(1, int(self._memory_limit // (8 * self.n_train_)))
+    def _blocks(self, m: int, n_arrays: int = 1) -> Iterator[slice]:
+        """Slices of m test records such that `n_arrays` blocks of rows of the result fit the memory limit."""
+        size = max(1, int(self._memory_limit // (8 * self.n_train_ * n_arrays)))
         for start in range(0, m, size):
             yield slice(start, min(start + size, m))
 
@@ -440,7 +440,7 @@ class BaseInfluence(BaseEstimator):
                     f"index_sets[{k}] must be a list of positions or a mask, got {members.dtype} of shape {members.shape}"
                 )
             members = members.astype(np.int64)
-            if members.size and not (0 <= members.min() and members.max() < self.n_train_):
+            if members.size and not (members.min() >= 0 and members.max() < self.n_train_):
                 raise ValueError(
                     f"index_sets[{k}] must hold positions in 0..{self.n_train_ - 1}, got {members.min()}..{members.max()}"
                 )

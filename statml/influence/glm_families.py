@@ -42,6 +42,8 @@ class GLMFamily(Protocol):
 
     def output(self, eta: Array, y: Array | None, target: str) -> tuple[Array, Array]: ...
 
+    def sample(self, eta: Array, rng: np.random.Generator) -> Array: ...
+
 
 class Gaussian:
     """Squared error, half of it."""
@@ -60,6 +62,10 @@ class Gaussian:
 
     def output(self, eta, y, target):
         return eta[:, 0], np.ones_like(eta)
+
+    def sample(self, eta, rng):
+        # half the squared error is the log-density of unit variance
+        return rng.normal(eta[:, 0])
 
 
 class Poisson:
@@ -82,6 +88,9 @@ class Poisson:
             return eta[:, 0], np.ones_like(eta)
         mu = np.exp(eta)
         return mu[:, 0], mu
+
+    def sample(self, eta, rng):
+        return rng.poisson(np.exp(eta[:, 0])).astype(float)
 
 
 class Binomial:
@@ -106,6 +115,9 @@ class Binomial:
             return (sign * eta)[:, 0], sign
         p = expit(sign * eta)
         return p[:, 0], sign * p * (1 - p)
+
+    def sample(self, eta, rng):
+        return (rng.random(len(eta)) < expit(eta[:, 0])).astype(float)
 
 
 class Softmax:
@@ -150,6 +162,10 @@ class Softmax:
         if target == "margin":
             return log_p - log_rest, slope / np.exp(log_rest)[:, None]
         return np.exp(log_p), slope * np.exp(log_p)[:, None]
+
+    def sample(self, eta, rng):
+        eta = self._full(eta)
+        return np.argmax(eta + rng.gumbel(size=eta.shape), axis=1).astype(float)
 
     def _full(self, eta):
         return np.column_stack([np.zeros(len(eta)), eta]) if self.reference else eta
@@ -200,6 +216,9 @@ class LinkedFamily:
             return eta[:, 0], np.ones_like(eta)
         mu = self._mean(eta)
         return mu, (1 / self.family.link.deriv(mu))[:, None]
+
+    def sample(self, eta, rng):
+        raise NotImplementedError("labels cannot be drawn from a deviance; take another solver")
 
     def _mean(self, eta):
         return self.family.link.inverse(eta[:, 0])

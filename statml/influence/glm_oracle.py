@@ -70,6 +70,8 @@ class GLMOracle(GradientOracle):
     True
     """
 
+    convex = True
+
     def __init__(
         self,
         family: GLMFamily,
@@ -244,15 +246,27 @@ class GLMOracle(GradientOracle):
         basis[:, free, np.arange(len(free))] = 1 / np.sqrt(C)
         return basis.reshape(self.n_params, -1)
 
-    def layer_factors(self, X, y):
+    def layer_factors(self, X, y, theta=None):
         dense = X.toarray() if sp.issparse(X) else X
-        return [(dense, self.scores(X, y))]
+        return [(dense, self.scores(X, y, theta))]
+
+    def sample_labels(self, X, rng, theta=None):
+        return self.family.sample(self.linear_predictor(X, theta), rng)
 
     def with_theta(self, theta: Array) -> GLMOracle:
         """The same model and data at other parameters."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other.theta = theta
+        return other
+
+    def restricted(self, members: NDArray[np.int64]) -> GLMOracle:
+        """The same model with some of the records, its penalty unchanged in the sum objective."""
+        other = self.with_theta(self.theta)
+        other.X, other.y = self.X[members], self.y[members]
+        other.sample_weight = self.sample_weight[members]
+        share = self.n_train / max(len(members), 1)
+        other._r, other.linear = self._r * share, self.linear * share
         return other
 
     def _refuse_separation(self) -> None:
@@ -277,6 +291,8 @@ class Factor:
     ----------
     rcond : float
         Reciprocal condition number of A, scaled to unit diagonal.
+    completed : ndarray of shape (p, p)
+        A with its flat directions filled.
     """
 
     def __init__(self, A: Array, gauge: Array, n: int):
@@ -287,6 +303,7 @@ class Factor:
             raise ValueError(_singular(A, n, 0.0))
         if gauge.shape[1]:
             A = A + diagonal.mean() * gauge @ gauge.T
+        self.completed = A
         self._scale = 1 / np.sqrt(np.diag(A))
         scaled = A * self._scale[:, None] * self._scale
         try:

@@ -80,9 +80,7 @@ def make_oracle(
     11
     """
     if isinstance(estimator, GradientOracle):
-        if sample_weight is not None:
-            raise ValueError("sample_weight must be given to the oracle itself")
-        return estimator
+        return estimator.bind(X, y, sample_weight)
     if hasattr(estimator, "model") and hasattr(estimator.model, "exog"):
         return _from_statsmodels(estimator, X, y, sample_weight, memory_limit)
     if isinstance(estimator, type) or not hasattr(estimator, "fit"):
@@ -126,12 +124,12 @@ def _from_sklearn(estimator, X, y, sample_weight, memory_limit):
         return kernel_oracle(final, transform, Z, _responses(y), v, memory_limit)
     weights = np.ones(n) if v is None else v
     if isinstance(final, (lm.LogisticRegression, lm.LogisticRegressionCV)):
-        family, coef, weights, l2, l1, intercept_l2 = _logistic(final, y, weights)
+        family, coef, weights, l2, l1 = _logistic(final, y, weights)
         code = _coder(final.classes_)
         scales = False
     else:
         family, l2, l1, scales = _regression(final, weights)
-        coef, intercept_l2, code = np.atleast_2d(final.coef_), 0.0, _responses
+        coef, code = np.atleast_2d(final.coef_), _responses
         if coef.shape[0] > 1:
             raise TypeError(
                 "a regression of several responses at once is not taken; fit one by one"
@@ -153,13 +151,15 @@ def _from_sklearn(estimator, X, y, sample_weight, memory_limit):
         check_consistent_length(Z_new, y_new)
         return design, code(y_new)
 
+    # liblinear penalises the intercept, as the coefficient of a column of the value intercept_scaling
+    liblinear = getattr(final, "solver", "") == "liblinear"
     theta = np.column_stack([intercept, coef[:, active]] if has_intercept else [coef[:, active]])
     R = np.full(theta.shape, l2)
     if has_intercept:
-        R[:, 0] = intercept_l2
+        R[:, 0] = l2 / final.intercept_scaling**2 if liblinear else 0.0
     R_linear = np.full(theta.shape, l1)
     if has_intercept:
-        R_linear[:, 0] = 0.0
+        R_linear[:, 0] = l1 / final.intercept_scaling if liblinear else 0.0
     names = _names(transform, final, estimator, coef.shape[1])
     columns = (["intercept"] if has_intercept else []) + [names[j] for j in active]
     if len(theta) > 1:
@@ -182,7 +182,7 @@ def _regression(final, weights):
         return Gaussian(), 0.0, 0.0, False
     if isinstance(final, (lm.Ridge, lm.RidgeCV)) and not isinstance(final, lm.RidgeClassifier):
         alpha = final.alpha_ if hasattr(final, "alpha_") else final.alpha
-        if np.ndim(alpha) and np.size(alpha) > 1 or getattr(final, "positive", False):
+        if (np.ndim(alpha) and np.size(alpha) > 1) or getattr(final, "positive", False):
             raise TypeError("Ridge is taken with one alpha and positive=False")
         return Gaussian(), float(np.ravel(alpha)[0]), 0.0, False
     if isinstance(final, (lm.ElasticNet, lm.ElasticNetCV, lm.Lasso, lm.LassoCV)):
@@ -234,9 +234,7 @@ def _logistic(final, y, weights):
         raise TypeError(f"LogisticRegression with {len(coef)} rows of coefficients is not taken")
     family = Binomial() if len(classes) == 2 else Softmax(len(classes))
     l2 = strength * (1 - ratio)
-    # liblinear penalises the intercept like a coefficient of a column of the value intercept_scaling
-    intercept_l2 = l2 / final.intercept_scaling**2 if final.solver == "liblinear" else 0.0
-    return family, coef, weights, l2, strength * ratio, intercept_l2
+    return family, coef, weights, l2, strength * ratio
 
 
 def _coder(classes):

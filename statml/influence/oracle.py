@@ -50,6 +50,8 @@ class GradientOracle(ABC):
     parameter_names : list of str, length p
     memory_limit : int
         Bytes that one temporary array of a method may take; `batches` cuts to it.
+    convex : bool
+        Whether J is convex, so that its Hessian may be inverted as it is.
     """
 
     theta: Array
@@ -58,6 +60,7 @@ class GradientOracle(ABC):
     sample_weight: Array
     parameter_names: list[str]
     memory_limit: int = MEMORY_LIMIT
+    convex = False
 
     @property
     def n_params(self) -> int:
@@ -97,6 +100,18 @@ class GradientOracle(ABC):
         Without X, over the training data with its weights; with X and y, the mean over these m records (weights
         1 unless given), :math:`(1/m) sum_i v_i H_i V`. The penalty is part of it in both cases.
         """
+
+    def bind(
+        self, X: Any = None, y: Any = None, sample_weight: ArrayLike | None = None
+    ) -> GradientOracle:
+        """The oracle as `fit` takes it, with the data passed there; here it carries its own already."""
+        if sample_weight is not None:
+            raise ValueError("sample_weight must be given to the oracle itself")
+        if X is not None and count(X) != self.n_train:
+            raise ValueError(
+                f"X has {count(X)} records, but the oracle was made with {self.n_train}"
+            )
+        return self
 
     def regulariser(self) -> Array:
         """Diagonal r of the penalty in the mean objective, shape (p,); zeros where there is none."""
