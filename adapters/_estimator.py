@@ -43,7 +43,7 @@ from statml._validation import (
 )
 from statml.parallel import check_progress
 
-from ._net import Batches, Checkpoint, Net, Progress, Records, accelerated
+from ._net import Batches, Checkpoint, Net, Progress, Records, accelerated, silent
 from .mlp import MLP
 
 NESTED = ("module__", "optimizer__", "iterator_train__")
@@ -141,8 +141,6 @@ class NetEstimator(BaseEstimator):
             weight = _check_sample_weight(
                 sample_weight, X, dtype=np.float32, ensure_non_negative=True
             )
-            if not weight.any():
-                raise ValueError("sample_weight must hold a positive value, got only zeros")
             extras["weight"] = weight / weight.mean()
         return self._train(X, y, extras)
 
@@ -229,7 +227,7 @@ class NetEstimator(BaseEstimator):
             iterator_valid__batch_size=max(self.batch_size, PREDICT_BATCH),
             train_split=None,
             callbacks=[] if plain else [*self._callbacks(), self._progress_bar(epochs)],
-            callbacks__print_log=None,
+            callbacks__print_log__sink=silent,
             **self._net_arguments(),
             **{f"optimizer__{k}": v for k, v in self._nested("optimizer__").items()},
             **{f"iterator_train__{k}": v for k, v in self._nested("iterator_train__").items()},
@@ -265,6 +263,11 @@ class NetEstimator(BaseEstimator):
         net.callbacks_.append(("checkpoint", callback.initialize()))
         return min(callback.resume(net), net.max_epochs)
 
+    def _as_float32(self, X: ArrayLike, y: ArrayLike | str = "no_validation", **checks: Any) -> Any:
+        """scikit-learn's checks of the data, and the one cast that torch wants."""
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused as infinite
+            return validate_data(self, X, y, dtype=np.float32, order="C", allow_nd=True, **checks)
+
     # --- prediction -------------------------------------------------------------------------------------
 
     @property
@@ -276,8 +279,8 @@ class NetEstimator(BaseEstimator):
     def _outputs(self, X: ArrayLike) -> NDArray[np.float32]:
         """What the module makes of X, shape (n_records, n_outputs)."""
         check_is_fitted(self, "net_")
-        X = validate_data(self, X, reset=False, dtype=np.float32, allow_nd=True)
-        data = Records(torch.from_numpy(np.ascontiguousarray(X)), {})
+        X = self._as_float32(X, reset=False)
+        data = Records(torch.from_numpy(X), {})
         parts = [part.cpu() for part in self.net_.forward_iter(data)]
         return torch.cat(parts).numpy()
 
@@ -464,12 +467,12 @@ class NetClassifier(ClassifierMixin, NetEstimator):
     _criterion = nn.CrossEntropyLoss
 
     def _check_data(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray, NDArray]:
-        X, y = validate_data(self, X, y, dtype=np.float32, allow_nd=True, order="C")
+        X, y = self._as_float32(X, y)
         check_classification_targets(y)
         self.classes_, encoded = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
-                f"y holds one class only, {self.classes_[0]!r}; a classifier needs at least two classes"
+                f"y holds one class only, {self.classes_[0]}; a classifier needs at least two classes"
             )
         self._n_inputs, self._n_outputs = int(X[0].size), len(self.classes_)
         return X, encoded.astype(np.int64)
@@ -537,16 +540,7 @@ class NetRegressor(RegressorMixin, NetEstimator):
     _criterion = nn.MSELoss
 
     def _check_data(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray, NDArray]:
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            dtype=np.float32,
-            allow_nd=True,
-            order="C",
-            multi_output=True,
-            y_numeric=True,
-        )
+        X, y = self._as_float32(X, y, multi_output=True, y_numeric=True)
         self._flat = y.ndim == 1
         self._n_inputs, self._n_outputs = int(X[0].size), 1 if self._flat else y.shape[1]
         return X, y.reshape(len(y), -1).astype(np.float32)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback
@@ -113,6 +114,10 @@ def accelerated(net_class: type[Net]) -> type[Net]:
     return Accelerated
 
 
+def silent(*_: object) -> None:
+    """Where skorch's table of epochs goes: `Progress` takes its place. (Switching it off breaks accelerate's mixin.)"""
+
+
 class Progress(Callback):
     """A bar over the epochs, as every long loop of the package shows it."""
 
@@ -156,7 +161,11 @@ class Checkpoint(Callback):
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "history": [
-                {name: value for name, value in row.items() if name != "batches"}
+                {
+                    name: value.item() if isinstance(value, np.generic) else value
+                    for name, value in row.items()
+                    if name != "batches"
+                }
                 for row in net.history
             ],
         }
