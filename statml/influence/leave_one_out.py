@@ -30,7 +30,7 @@ from .glm_families import Gaussian
 from .glm_oracle import row_kron
 from .glm_removal import chord_refits, group_newton_step, newton_refit, removal_coefficients
 from .oracle import count
-from .retraining import CloneLearner, fit_subsets, value_of
+from .retraining import CloneLearner, content_key, fit_subsets, value_of
 
 
 class LeaveOneOut(RemovalInfluence):
@@ -223,7 +223,11 @@ class LeaveOneOut(RemovalInfluence):
             records.append(self._learner.check_records(X_val, y_val))
         self._records = records
         self._outputs, self._models = self._fit_clones(subsets, self.checkpoint_dir is None)
-        self._keys = _keys(records)
+        self._kept = {}
+        start = 0
+        for pair in records:
+            self._kept[content_key(pair)] = slice(start, start + count(pair[0]))
+            start += count(pair[0])
         self.n_fits_ = len(subsets)
         self.method_ = "leave-one-out (refits)"
 
@@ -286,29 +290,10 @@ class LeaveOneOut(RemovalInfluence):
         """Outputs of all models on given records: those kept at fit, or from the models."""
         if self._models is not None:
             return np.stack([self._learner.outputs(m[0], X, y) for m in self._models])
-        return stored_outputs(self._outputs, self._keys, X, y)
-
-
-def _keys(records):
-    """Where the outputs of each set of records stand, by content."""
-    import joblib
-
-    start, keys = 0, {}
-    for X, y in records:
-        m = count(X)
-        keys[joblib.hash((X, y))] = slice(start, start + m)
-        start += m
-    return keys
-
-
-def stored_outputs(outputs, keys, X, y):
-    """The kept outputs of these records; they must be the training or the validation records of fit."""
-    import joblib
-
-    key = joblib.hash((X, y))
-    if key not in keys:
-        raise ValueError(
-            "no models were kept, so X_test must be the X_val (with its y_val) or the X of fit; "
-            "give the test records there, or keep the models"
-        )
-    return outputs[:, keys[key]]
+        kept = self._kept.get(content_key((X, y)))
+        if kept is None:
+            raise ValueError(
+                "no models were kept, so X_test and y_test must be the X_val and y_val of fit or its training data; "
+                "name them there, or leave checkpoint_dir out"
+            )
+        return self._outputs[:, kept]

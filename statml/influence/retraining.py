@@ -229,6 +229,12 @@ def value_of(outputs: Array, y: Array | None, classifies: bool, target: str = "l
     return np.log(p) - np.log(np.maximum(1 - outputs, SMALLEST_P))
 
 
+def content_key(records: tuple[Any, Any]) -> str:
+    """Equal for equal evaluation records."""
+    X, y = records
+    return joblib.hash((X.to_numpy() if hasattr(X, "to_numpy") else X, y))
+
+
 def fit_subsets(
     learner: CloneLearner,
     subsets: list[NDArray[np.int64]],
