@@ -79,6 +79,6 @@ def class_codes(y: NDArray, classes: NDArray) -> NDArray[np.int64]:
     unseen = ~np.isin(y, classes)
     if unseen.any():
         raise ValueError(
-            f"y holds the class {y[unseen][0]!r}, which was not there in fit; the classes are {classes.tolist()}"
+            f"y holds the class {y[unseen].tolist()[0]!r}, which was not there in fit; the classes are {classes.tolist()}"
         )
     return np.searchsorted(classes, y)

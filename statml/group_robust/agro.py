@@ -318,7 +318,8 @@ class AGROClassifier(ClassifierMixin, BaseEstimator):
         -------
         ndarray of shape (n,)
         """
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        proba = self.predict_proba(X)  # which checks that the model is fitted
+        return self.classes_[proba.argmax(axis=1)]
 
     def _check_parameters(self) -> None:
         check_integer("n_slices", self.n_slices, low=1)

@@ -43,6 +43,7 @@ from .solver import Point, Problem, certificate, factorise
 Array = NDArray[np.float64]
 
 SHRINK = 0.2  # of mu, from one smoothed problem to the next
+SMALLEST = 1e-13  # mu; below, the weights are made of rounding errors
 
 
 class CVaRClassifier(LinearClassifier):
@@ -178,7 +179,7 @@ def minimize_cvar(
     X = np.column_stack([X, np.ones(n)])
     w = np.zeros((loss.n_outputs, p + 1))
     losses = loss.value(y, X @ w.T)
-    mu, n_iter = 1.0, 0
+    mu, n_iter, best = 1.0, 0, None
     eta = _quantile(losses, alpha, mu)
     while True:
         w, eta, steps = _smoothed_newton(X, y, loss, alpha, l2, mu, w, eta, max_iter - n_iter)
@@ -190,8 +191,10 @@ def minimize_cvar(
         q = q / q.sum()
         value = cvar(losses, alpha)
         gap = value - q @ losses + _distance_from_minimum(X, y, loss, l2, w, q)
-        if gap <= tol or n_iter >= max_iter:
-            return w, q, value, float(gap), n_iter
+        if best is None or gap < best[3]:
+            best = w, q, value, float(gap)
+        if gap <= tol or n_iter >= max_iter or mu < SMALLEST:
+            return *best, n_iter
         mu *= SHRINK
 
 
@@ -209,7 +212,7 @@ def _smoothed_newton(X, y, loss, alpha, l2, mu, w, eta, max_iter):
         u = (loss.value(y, X @ w.T) - eta) / mu
         return eta + mu * np.logaddexp(0, u).mean() / alpha + l2 / 2 * (w[:, :-1] ** 2).sum()
 
-    value = objective(w, eta)
+    value, last = objective(w, eta), np.inf
     for step in range(1, max_iter + 1):
         z = X @ w.T
         s = expit((loss.value(y, z) - eta) / mu)
@@ -225,18 +228,21 @@ def _smoothed_newton(X, y, loss, alpha, l2, mu, w, eta, max_iter):
                 H[j * d : (j + 1) * d, k * d : (k + 1) * d] += block
         direction = -np.linalg.solve(H + jitter * np.trace(H), gradient)
         decrement = -gradient @ direction
-        if decrement <= 1e-16:
+        # an error in w is one over mu larger in the weights; where rounding hides the descent, the decrement still
+        # tells whether steps help
+        if decrement <= 1e-16 * mu or (decrement <= 1e-12 and decrement >= last):
             return w, eta, step
+        last = decrement
         size = 1.0
         while size > 1e-10:
             theta_new = theta + size * direction
             w_new, eta_new = theta_new[:-1].reshape(K, d), theta_new[-1]
             value_new = objective(w_new, eta_new)
-            if value_new <= value - 1e-4 * size * decrement:
+            if value_new <= value - 1e-4 * size * decrement + 1e-15 * abs(value):
                 break
             size /= 2
         else:
-            return w, eta, step  # rounding hides any further descent
+            return w, eta, step
         w, eta, value = w_new, eta_new, value_new
     return w, eta, max_iter
 

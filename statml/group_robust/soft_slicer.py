@@ -10,9 +10,10 @@ moves uphill on
 c the smallest mass: to shrink below it gains nothing. The weights v say whose loss the adversary raises
 (`adversary_weights`).
 
-The inputs hold the class and its predicted probability, of which the loss is a function. Such a slicer finds the records of
-large loss whatever their cause, and a permutation test will call that significant: it comes near the conditional value at
-risk of `CVaRClassifier`. It is here because it is what the paper trains; expect little of it on tables.
+The inputs hold the predicted probability, of which the loss within a class is a function. So there is no restriction to
+speak of: a slicer a class comes within a few percent of the worst of all slices of its mass, the conditional value at risk
+of `CVaRClassifier`, and finds the records of large loss whatever their cause. A permutation test calls them significant
+even where nobody is neglected. It is here because it is what the paper trains; expect little of it on tables.
 
 Cost: O(n d m) a step of L-BFGS.
 

@@ -6,8 +6,10 @@ probability p, with chance :math:`(p - 1/K)\, K / (K - 1)`. So the easy, spuriou
 that contradict it lose their say. A record belongs to environment 1 if either twin misclassifies its original label; the
 twins also say so for a labelled validation set, whose groups therefore come for free.
 
-Here a round is a whole fit, where the paper's is a gradient step. The authors choose parameters by the share of flipped
-labels, `flip_rate_`: the larger, the more the twins agree on a rule that the labels do not follow.
+Here a round is a whole fit, where the paper's is a gradient step. Early steps of a network see the easy rule only; a model
+that takes in all features at once, as a linear one does, finds little more than its own errors. The authors choose
+parameters by the share of flipped labels, `flip_rate_`: the larger, the more the twins agree on a rule that the labels do
+not follow.
 
 Cost: 2 `n_rounds` fits to half of the records.
 
