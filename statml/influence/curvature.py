@@ -52,7 +52,7 @@ class Curvature:
         thetas: Array | None = None,
     ):
         check_choice("curvature", kind, KINDS)
-        convex = getattr(oracle, "convex", False)
+        convex = oracle.convex
         self.oracle = oracle
         self.kind = kind if kind != "auto" else ("hessian" if convex else "ggn")
         self.thetas = [None] if thetas is None else list(thetas)
@@ -65,7 +65,7 @@ class Curvature:
             self.damping = 0.0 if convex else NETWORK_DAMPING * self.mean_eigenvalue()
         else:
             self.damping = check_number("damping", damping, low=0)
-        self._lift = self.mean_eigenvalue() if self.gauge.shape[1] else 0.0
+        self.lift = self.mean_eigenvalue() if self.gauge.shape[1] else 0.0
 
     @property
     def n_params(self) -> int:
@@ -95,18 +95,31 @@ class Curvature:
     def dense(self) -> Array:
         """H, shape (p, p)."""
         p = self.n_params
-        if self.thetas == [None]:
+        if self.thetas[0] is None:
             matrix = {
                 "hessian": self.oracle.hessian,
                 "ggn": self.oracle.ggn,
                 "fisher": self.oracle.fisher,
             }[self.kind]()
         else:
-            matrix = self._product(np.eye(p))
-            matrix = (matrix + matrix.T) / 2
+            matrix = sum(self._dense_at(theta) for theta in self.thetas) / len(self.thetas)
         if self.gauge.shape[1]:
-            matrix = matrix + self._lift * self.gauge @ self.gauge.T
+            matrix = matrix + self.lift * self.gauge @ self.gauge.T
         return matrix + self.damping * np.eye(p) if self.damping else matrix
+
+    def _dense_at(self, theta: Array) -> Array:
+        """As `_product_at` with the identity, by the Gram matrix of factors where there is one."""
+        o, p = self.oracle, self.n_params
+        if self.kind == "hessian":
+            matrix = o.hvp(np.eye(p), theta=theta)
+            return (matrix + matrix.T) / 2
+        matrix = np.diag(o.regulariser())
+        for part in o.batches():
+            X, y, weight = take(o.X, part), take(o.y, part), o.sample_weight[part]
+            factor = o.grad(X, y, theta) if self.kind == "fisher" else o.ggn_factor(X, y, theta)
+            weight = np.repeat(weight, len(factor) // len(weight)) / o.n_train
+            matrix = matrix + (factor * weight[:, None]).T @ factor
+        return matrix
 
     def mean_eigenvalue(self) -> float:
         """Mean eigenvalue of the data's part, by eight random probes (Hutchinson)."""
@@ -117,7 +130,7 @@ class Curvature:
         return self._mean_eigenvalue
 
     def _lifted(self, V: Array) -> Array | float:
-        return self._lift * (V @ self.gauge) @ self.gauge.T if self.gauge.shape[1] else 0.0
+        return self.lift * (V @ self.gauge) @ self.gauge.T if self.gauge.shape[1] else 0.0
 
     def _product(self, V: Array, index: NDArray | None = None) -> Array:
         """With penalty, without damping; of the records named by `index`, or of all."""

@@ -18,6 +18,7 @@ A new kind of model is one new subclass of `GradientOracle`: `prepare`, `loss`, 
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
@@ -100,6 +101,12 @@ class GradientOracle(ABC):
         Without X, over the training data with its weights; with X and y, the mean over these m records (weights
         1 unless given), :math:`(1/m) sum_i v_i H_i V`. The penalty is part of it in both cases.
         """
+
+    def with_theta(self, theta: Array) -> GradientOracle:
+        """The same model and data at other parameters, shape (p,)."""
+        other = copy.copy(self)
+        other.theta = np.asarray(theta, dtype=float)
+        return other
 
     def bind(
         self, X: Any = None, y: Any = None, sample_weight: ArrayLike | None = None

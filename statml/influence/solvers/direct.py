@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigvalsh, get_lapack_funcs
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigvalsh, lapack
 
 MIN_RCOND = 1e-13  # below it a solution has hardly a digit left
 
@@ -25,24 +25,25 @@ class DirectSolver:
 
     def __init__(self, curvature):
         matrix = curvature.dense()
+        diagonal = np.diag(matrix)
+        # unit diagonal: units of measurement then neither cost digits nor look like singularity
+        self.scale_ = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+        scaled = matrix * self.scale_[:, None] * self.scale_
+        rcond = 0.0
         try:
-            self.factor_ = cho_factor(matrix, lower=True)
-            self.rcond_ = _reciprocal_condition(matrix, self.factor_)
+            self.factor_ = cho_factor(scaled, lower=True)
         except LinAlgError:
-            self.rcond_ = 0.0
-        if self.rcond_ < MIN_RCOND:
+            pass
+        else:
+            norm = np.abs(scaled).sum(axis=0).max()
+            rcond = float(lapack.dpocon(self.factor_[0], norm, uplo="L")[0])
+        if rcond < MIN_RCOND:
             raise ValueError(_advice(matrix, curvature))
-        self.report_ = {"condition_number": 1 / self.rcond_}
+        self.report_ = {"condition_number": 1 / rcond}
 
     def solve(self, V: NDArray) -> NDArray:
         """H^{-1}v of every row v of an array of shape (k, p)."""
-        return cho_solve(self.factor_, V.T).T
-
-
-def _reciprocal_condition(matrix: NDArray, factor) -> float:
-    (pocon,) = get_lapack_funcs(("pocon",), (matrix,))
-    rcond, _ = pocon(factor[0], np.abs(matrix).sum(axis=0).max(), uplo="L")
-    return float(rcond)
+        return cho_solve(self.factor_, (V * self.scale_).T, check_finite=False).T * self.scale_
 
 
 def _advice(matrix: NDArray, curvature) -> str:

@@ -20,12 +20,16 @@ Kronecker-factored eigenbasis. NeurIPS.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import eigh
 
-from ..oracle import take
+from ..oracle import GradientOracle, take
+
+ENOUGH = 10_000  # drawn labels in all: a small data set is drawn for several times
 
 
 @dataclass
@@ -73,7 +77,93 @@ def ekfac(curvature, rng: np.random.Generator) -> list[LayerBasis]:
     ValueError
         If the model has no layers that cover all its parameters.
     """
-    parts = list(_factor_batches(curvature, rng))
-    A = [sum(p[l][2] @ _gram(p[l][0]) for p in parts) for l in range(len(parts[0]))] if 0 else None
-    del A
-    return _bases(curvature, parts)
+    layer_blocks(curvature.oracle)
+    n_draws = max(1, -(-ENOUGH // (curvature.oracle.n_train * len(curvature.thetas))))
+    # the same labels in both passes
+    labels = [
+        (theta, curvature.oracle.sample_labels(curvature.oracle.X, rng, theta))
+        for theta in curvature.thetas
+        for _ in range(n_draws)
+    ]
+    A, S = None, None
+    for factors, weight in _batches(curvature, labels):
+        if A is None:
+            A = [np.zeros((a.shape[-1], a.shape[-1])) for a, _ in factors]
+            S = [np.zeros((delta.shape[-1], delta.shape[-1])) for _, delta in factors]
+        for l, (a, delta) in enumerate(factors):
+            A[l] += _weighted_gram(a, weight)
+            S[l] += _weighted_gram(delta, weight)
+    layers, start = [], 0
+    for A_l, S_l in zip(A, S, strict=True):
+        size = len(A_l) * len(S_l)
+        shape = (len(S_l), len(A_l))
+        layers.append(
+            LayerBasis(slice(start, start + size), eigh(S_l)[1], eigh(A_l)[1], np.zeros(shape))
+        )
+        start += size
+
+    n = curvature.oracle.n_train * len(labels)
+    for factors, weight in _batches(curvature, labels):
+        for layer, (a, delta) in zip(layers, factors, strict=True):
+            layer.eigenvalues += _squared_sum(delta @ layer.Q_S, a @ layer.Q_A, weight) / n
+    for layer in layers:
+        # a diagonal in parameter space, as far as it is one in the eigenbasis
+        ridge = curvature.ridge[layer.block].reshape(layer.eigenvalues.shape)
+        layer.eigenvalues += (layer.Q_S**2).T @ ridge @ layer.Q_A**2
+        for direction in curvature.gauge[layer.block].T:
+            matrix = direction.reshape(layer.eigenvalues.shape)
+            layer.eigenvalues += curvature.lift * (layer.Q_S.T @ matrix @ layer.Q_A) ** 2
+    return layers
+
+
+def apply_spectrum(
+    layers: list[LayerBasis], V: NDArray, function: Callable[[NDArray], NDArray]
+) -> NDArray:
+    """f(H)v of every row v of an array of shape (k, p), f acting on the eigenvalues."""
+    out = np.empty_like(V, dtype=float)
+    for layer in layers:
+        matrices = V[:, layer.block].reshape(len(V), *layer.eigenvalues.shape)
+        rotated = layer.Q_S.T @ matrices @ layer.Q_A
+        scaled = layer.Q_S @ (rotated * function(layer.eigenvalues)) @ layer.Q_A.T
+        out[:, layer.block] = scaled.reshape(len(V), -1)
+    return out
+
+
+def layer_blocks(oracle: GradientOracle) -> list[tuple[slice, tuple[int, int]]]:
+    """Each layer's slice of the parameters and its shape (out, in); refused if layers do not cover all parameters."""
+    factors = oracle.layer_factors(take(oracle.X, slice(0, 1)), take(oracle.y, slice(0, 1)))
+    if factors is None:
+        raise ValueError(
+            f"{type(oracle).__name__} does not split into layers, which this method needs; "
+            'solver="cg" and TracIn(kind="cp") work without'
+        )
+    blocks, start = [], 0
+    for a, delta in factors:
+        shape = (delta.shape[-1], a.shape[-1])
+        blocks.append((slice(start, start + shape[0] * shape[1]), shape))
+        start += shape[0] * shape[1]
+    return blocks
+
+
+def _batches(curvature, labels: list) -> Iterator[tuple[list[tuple[NDArray, NDArray]], NDArray]]:
+    """Layer factors and weights, batch after batch, at all of the curvature's parameters."""
+    oracle = curvature.oracle
+    for theta, y in labels:
+        for part in oracle.batches():
+            yield (
+                oracle.layer_factors(take(oracle.X, part), take(y, part), theta),
+                oracle.sample_weight[part],
+            )
+
+
+def _weighted_gram(rows: NDArray, weight: NDArray) -> NDArray:
+    """Sum of v_i x xᵀ over records and positions."""
+    flat = rows.reshape(-1, rows.shape[-1])
+    return (flat * np.repeat(weight, len(flat) // len(weight))[:, None]).T @ flat
+
+
+def _squared_sum(delta: NDArray, a: NDArray, weight: NDArray) -> NDArray:
+    """Sum over records of v_i times the squared entries of the record's gradient matrix."""
+    if a.ndim == 2:
+        return (delta**2 * weight[:, None]).T @ a**2
+    return np.einsum("n,noi->oi", weight, np.einsum("nto,nti->noi", delta, a) ** 2)
