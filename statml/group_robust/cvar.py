@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
 
 from .._validation import check_integer, check_number
 from ._linear_classifier import LinearClassifier, validated_classes
@@ -153,6 +154,7 @@ def cvar(losses: Array, alpha: float) -> float:
     return float(weight @ np.sort(losses)[::-1] / k)
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def minimize_cvar(
     X: Array, y: Array, loss: Loss, alpha: float, l2: float, tol: float, max_iter: int
 ) -> tuple[Array, Array, float, float, int]:

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import softmax, xlogy
+from threadpoolctl import threadpool_limits
 
 from .domino import confusion_start, domino_start
 from .simplex import greedy_weights
@@ -57,9 +58,11 @@ class LinearSlicer:
         c, rho_m and rho_e above.
     adversary : {"worst", "greedy-reverse"}
     n_looks : int
-        Times that the adversary looks again which slices are worst, in one call of `fit`.
+        Times that the adversary looks again which slices are worst, in one call of ``fit_membership``.
     warm_start : bool
-        Whether a second call of `fit` goes on from the slices there are.
+        Whether a second call of ``fit_membership`` goes on from the slices there are.
+    start : ndarray or None
+        Weights to start from in place of `init`.
     """
 
     n_slices: int = 6
@@ -71,17 +74,23 @@ class LinearSlicer:
     adversary: str = "worst"
     n_looks: int = 5
     warm_start: bool = False
+    start: Array | None = field(default=None, repr=False)
     n_permutations: int = 19
     weights: Array | None = field(default=None, repr=False)
 
+    @threadpool_limits.wrap(limits=1, user_api="blas")  # matrices too small for several threads
     def fit_membership(self, X, y, proba, losses, rng) -> Array:
         if self.weights is None or not self.warm_start:
             self.n_classes = proba.shape[1]
             raw = self._raw(X, y, proba)
             self.centre, self.scale = raw.mean(axis=0), raw.std(axis=0)
             self.scale[self.scale == 0] = 1.0
-            start = self._start(X, y, proba, rng)
-            self.weights = self._imitate(self._inputs(X, y, proba), y, start, rng)
+            if self.start is None:
+                start = self._start(X, y, proba, rng)
+                self.weights = self._imitate(self._inputs(X, y, proba), y, start, rng)
+            else:
+                self.weights = self.start
+            self.started = self.weights
         Z, allowed = self._inputs(X, y, proba), self._allowed(y)
         for _ in range(self.n_looks):
             P = soft_slices(Z, self.weights, allowed)
@@ -114,7 +123,8 @@ class LinearSlicer:
         return rules
 
     def null(self) -> LinearSlicer:
-        return replace(self, weights=None)
+        # the start does not depend on the losses, so that permuted ones may share it
+        return replace(self, weights=None, start=self.started)
 
     def _class_of(self, g: int) -> int | None:
         return g // self.n_slices if self.by_class else None
