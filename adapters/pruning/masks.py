@@ -215,6 +215,30 @@ def layer_densities(masks: Masks) -> dict[str, float]:
     return {name: float(m.sum()) / m.numel() for name, m in masks.items()}
 
 
+def largest(scores: Tensor, n: int) -> Tensor:
+    """Mask of the n largest entries, exactly n: ties are settled by position.
+
+    Parameters
+    ----------
+    scores : Tensor
+    n : int
+
+    Returns
+    -------
+    bool Tensor of the shape of `scores`
+
+    Examples
+    --------
+    >>> import torch
+    >>> largest(torch.ones(2, 2), 3)
+    tensor([[ True,  True],
+            [ True, False]])
+    """
+    mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
+    mask[torch.sort(scores.reshape(-1), descending=True, stable=True).indices[:n]] = True
+    return mask.view_as(scores)
+
+
 def warn_of_collapse(masks: Masks) -> list[str]:
     """Warn, by name, of weights that were pruned away entirely.
 
