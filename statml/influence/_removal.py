@@ -28,7 +28,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._base import BaseInfluence
 from .glm_families import Gaussian, LinkedFamily
-from .glm_oracle import GLMOracle
+from .glm_oracle import Factor, GLMOracle
+from .glm_removal import newton_refit
 from .models import OTHER_METHODS
 from .oracle import count
 
@@ -53,6 +54,25 @@ class RemovalInfluence(BaseInfluence):
                 f"{type(self.oracle_).__name__}: InfluenceFunction, TracIn and TRAK take any oracle. {OTHER_METHODS}"
             )
         return self.oracle_
+
+    def _converge(self, tol: float, max_iter: int = 50) -> tuple[float, Factor]:
+        """Move the oracle to the optimum; the Newton decrement of the fit as it came, and the factor of A."""
+        oracle = self.oracle_
+        factor = oracle.factor()
+        gradient = oracle.n_train * oracle.objective_grad()
+        decrement = float(np.sqrt(max(gradient @ factor.solve(gradient), 0.0)))
+        if decrement <= tol:
+            return decrement, factor
+        penalty = oracle.n_train * oracle.regulariser()
+        theta, converged = newton_refit(
+            oracle, oracle.sample_weight, oracle.theta, penalty, tol, max_iter
+        )
+        if not converged:
+            raise ValueError(
+                "the model has no finite optimum: Newton steps from its fit do not converge. Fit it with a penalty"
+            )
+        self.oracle_ = oracle.with_theta(theta)
+        return decrement, self.oracle_.factor()
 
     def _keep_changes(self) -> None:
         """Compute all changes now if they fit in memory."""

@@ -111,21 +111,9 @@ class LeaveOneOut(RemovalInfluence):
     # --- warm: generalised linear models ---
 
     def _fit_warm(self):
-        oracle = self._require_glm()
-        factor = oracle.factor()
-        gradient = oracle.n_train * oracle.objective_grad()
-        stationarity = float(np.sqrt(max(gradient @ factor.solve(gradient), 0.0)))
-        penalty = oracle.n_train * oracle.regulariser()
-        if stationarity > self.tol:
-            theta, converged = newton_refit(
-                oracle, oracle.sample_weight, oracle.theta, penalty, self.tol, self.max_iter
-            )
-            if not converged:
-                raise ValueError(
-                    "the model has no finite optimum: Newton steps from its fit do not converge. Fit it with a penalty"
-                )
-            self.oracle_ = oracle = oracle.with_theta(theta)
-            factor = oracle.factor()
+        self._require_glm()
+        stationarity, factor = self._converge(self.tol, self.max_iter)
+        oracle = self.oracle_
         self._factor = factor
         self._inverse = factor.inverse()
         self._c, self._leverage = removal_coefficients(oracle, self._inverse)
