@@ -20,7 +20,7 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -183,21 +183,7 @@ class NetEstimator(BaseEstimator):
 
     def _make_module(self, n_inputs: int) -> nn.Module:
         """A new module of the size of the data."""
-        if isinstance(self.module, nn.Module):
-            return copy.deepcopy(self.module)  # its weights are where training starts
-        if isinstance(self.module, str):
-            check_choice("module", self.module, ("mlp",))
-            factory = MLP
-        elif callable(self.module):
-            factory = self.module
-        else:
-            raise TypeError(
-                f'module must be "mlp", a torch Module or a function that makes one, got {self.module!r}'
-            )
-        sizes = {"n_inputs": n_inputs, "n_outputs": self._n_outputs}
-        known = inspect.signature(factory).parameters
-        arguments = {name: size for name, size in sizes.items() if name in known}
-        return factory(**(arguments | self._nested("module__")))
+        return make_module(self.module, n_inputs, self._n_outputs, **self._nested("module__"))
 
     def _make_net(
         self, module: nn.Module, order: torch.Generator, epochs: int, plain: bool = False
@@ -564,6 +550,40 @@ class NetRegressor(RegressorMixin, NetEstimator):
         tags.target_tags.multi_output = True
         tags.target_tags.single_output = True
         return tags
+
+
+def make_module(
+    module: str | type[nn.Module] | Callable[..., nn.Module] | nn.Module,
+    n_inputs: int,
+    n_outputs: int,
+    **arguments: Any,
+) -> nn.Module:
+    """A new module, or a copy of the one given.
+
+    Parameters
+    ----------
+    module : "mlp", torch Module, or class or function that makes one
+        A class or function is given ``n_inputs`` and ``n_outputs`` where it takes them. The copy of a Module keeps its weights.
+    n_inputs, n_outputs : int
+    **arguments
+        Further arguments of the class or function.
+
+    Returns
+    -------
+    torch Module
+    """
+    if isinstance(module, nn.Module):
+        return copy.deepcopy(module)
+    if isinstance(module, str):
+        check_choice("module", module, ("mlp",))
+        module = MLP
+    elif not callable(module):
+        raise TypeError(
+            f'module must be "mlp", a torch Module or a function that makes one, got {module!r}'
+        )
+    sizes = {"n_inputs": n_inputs, "n_outputs": n_outputs}
+    known = inspect.signature(module).parameters
+    return module(**({k: v for k, v in sizes.items() if k in known} | arguments))
 
 
 # --- files -------------------------------------------------------------------------------------------

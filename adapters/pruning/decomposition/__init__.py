@@ -1,0 +1,13 @@
+"""The experiment that separates what pruning does by training longer from what it does by being smaller."""
+
+from .displays import PruningEffectDisplay
+from .effects import effects_of
+from .experiment import PruningEffectResult, decompose_pruning_effect, noisy_labels
+
+__all__ = [
+    "PruningEffectDisplay",
+    "PruningEffectResult",
+    "decompose_pruning_effect",
+    "effects_of",
+    "noisy_labels",
+]
