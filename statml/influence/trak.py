@@ -29,12 +29,13 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg import cho_solve
 
 from .._validation import as_seed_sequence, check_choice, check_integer, check_number
 from ._base import BaseInfluence
 from .oracle import MEMORY_LIMIT, GradientOracle, count, take
 from .projection import RandomProjection
+from .solvers.direct import MIN_RCOND, scaled_cholesky
 
 Array = NDArray[np.float64]
 
@@ -204,18 +205,18 @@ class _Kernel:
         else:
             self.reg = float(reg)
         gram[np.diag_indices_from(gram)] += n * self.reg
-        try:
-            self._factor = cho_factor(gram)
-        except LinAlgError as error:
+        self._scale, self._factor, rcond = scaled_cholesky(gram)
+        if rcond < MIN_RCOND:
+            enough = 0.01 * np.trace(gram) / (n * len(gram))
             raise ValueError(
-                f"the Gram matrix of the gradients is singular; pass reg={0.01 * np.trace(gram) / (n * len(gram)):.1g} or so"
-            ) from error
+                f"the Gram matrix of the gradients is singular; pass reg={enough:.1g} or so"
+            )
 
     def features(self, X, y) -> Array:
         return self.project(self.oracle.output_grad(X, y, "margin"))
 
     def solve(self, phi: Array) -> Array:
-        return cho_solve(self._factor, phi.T).T
+        return cho_solve(self._factor, (phi * self._scale).T).T * self._scale
 
     def slope(self, X, y, target: str) -> Array:
         """What a unit of the margin is worth in the target, shape (m,); positive for what is better when larger."""

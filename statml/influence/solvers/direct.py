@@ -25,18 +25,7 @@ class DirectSolver:
 
     def __init__(self, curvature):
         matrix = curvature.dense()
-        diagonal = np.diag(matrix)
-        # unit diagonal: units of measurement then neither cost digits nor look like singularity
-        self.scale_ = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
-        scaled = matrix * self.scale_[:, None] * self.scale_
-        rcond = 0.0
-        try:
-            self.factor_ = cho_factor(scaled, lower=True)
-        except LinAlgError:
-            pass
-        else:
-            norm = np.abs(scaled).sum(axis=0).max()
-            rcond = float(lapack.dpocon(self.factor_[0], norm, uplo="L")[0])
+        self.scale_, self.factor_, rcond = scaled_cholesky(matrix)
         if rcond < MIN_RCOND:
             raise ValueError(_advice(matrix, curvature))
         self.report_ = {"condition_number": 1 / rcond}
@@ -44,6 +33,22 @@ class DirectSolver:
     def solve(self, V: NDArray) -> NDArray:
         """H^{-1}v of every row v of an array of shape (k, p)."""
         return cho_solve(self.factor_, (V * self.scale_).T, check_finite=False).T * self.scale_
+
+
+def scaled_cholesky(matrix: NDArray):
+    """Scales s (p,), Cholesky factor of diag(s) M diag(s), and its reciprocal condition number (0: none exists).
+
+    Scaled to unit diagonal, so that units of measurement neither cost digits nor look like singularity.
+    """
+    diagonal = np.diag(matrix)
+    scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    scaled = matrix * scale[:, None] * scale
+    try:
+        factor = cho_factor(scaled, lower=True)
+    except LinAlgError:
+        return scale, None, 0.0
+    norm = np.abs(scaled).sum(axis=0).max()
+    return scale, factor, float(lapack.dpocon(factor[0], norm, uplo="L")[0])
 
 
 def _advice(matrix: NDArray, curvature) -> str:
