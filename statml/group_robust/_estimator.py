@@ -54,16 +54,13 @@ class GroupDRO(GroupInferenceMixin, BaseEstimator):
         self.max_iter = max_iter
         self.random_state = random_state
 
-    def _fit(self, X, y, loss, sample_weight, groups, group_weights, default) -> Self:
+    def _fit(self, X, y, loss, weight, groups, group_weights, default) -> Self:
         """Solve; y holds numbers as the loss takes them, `default` the (labels, codes) of groups=None."""
         l2 = check_number("l2", self.l2, 0)
         check_number("adjustment", self.adjustment, 0)
         check_number("tol", self.tol, 0, low_open=True)
         check_integer("max_iter", self.max_iter, low=1)
         check_choice("solver", self.solver, ("newton", "eg"))
-        weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
-        if (weight < 0).any():
-            raise ValueError(f"sample_weight must not be negative, got {weight.min():g}")
         if groups is not None and group_weights is not None:
             raise ValueError("groups and group_weights both say who is in which group; give one")
         if group_weights is not None:
@@ -75,7 +72,7 @@ class GroupDRO(GroupInferenceMixin, BaseEstimator):
         refuse_empty(members, labels)
         if groups is not None and len(labels) == 1:
             warnings.warn(
-                f"groups holds one label only, {labels[0]!r}: the fit is that of the mean loss",
+                f"groups holds one label only, {labels.tolist()[0]!r}: the fit is that of the mean loss",
                 UserWarning,
                 stacklevel=4,
             )
@@ -93,10 +90,14 @@ class GroupDRO(GroupInferenceMixin, BaseEstimator):
                 solution = exponentiated_gradient(problem, offsets, caps, self.max_iter, rng)
             else:
                 solution = solve_any_shape(problem, offsets, caps, self.tol, self.max_iter)
+            self._refuse(problem, solution)
         self.groups_, self._problem, self._caps = labels, problem, caps
         self._offsets, self._baseline = offsets, baseline
         self._store(solution)
         return self
+
+    def _refuse(self, problem: Problem, solution: Solution) -> None:
+        """Raise an error if there is no minimiser, where that can be told."""
 
     def _store(self, solution: Solution) -> None:
         self._solution = solution
@@ -163,6 +164,14 @@ class GroupDRO(GroupInferenceMixin, BaseEstimator):
             return group_path(self, alphas, l2s)
 
 
+def check_weights(sample_weight: ArrayLike | None, X: Array) -> Array:
+    """Sample weights, (n,)."""
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    if (weight < 0).any():
+        raise ValueError(f"sample_weight must not be negative, got {weight.min():g}")
+    return weight
+
+
 def group_caps(groups: HardGroups | SoftGroups, alpha: float | None) -> Array:
     """Largest weight of each group: 1, or its share of the mass over alpha."""
     if alpha is None:
@@ -172,7 +181,7 @@ def group_caps(groups: HardGroups | SoftGroups, alpha: float | None) -> Array:
 
 
 def losses_by_group(model, X, y, coef, groups, sample_weight) -> pd.DataFrame:
-    weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    weight = check_weights(sample_weight, X)
     labels, codes = encode_groups(groups, len(X))
     unseen = [label for label in labels.tolist() if label not in set(model.groups_.tolist())]
     if unseen:

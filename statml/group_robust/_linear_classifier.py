@@ -18,7 +18,9 @@ def validated_classes(estimator: BaseEstimator, X: ArrayLike, y: ArrayLike):
     check_classification_targets(y)
     classes, codes = np.unique(y, return_inverse=True)
     if len(classes) < 2:
-        raise ValueError(f"y must hold at least two classes, got one class, {classes[0]!r}")
+        raise ValueError(
+            f"y must hold at least two classes, got one class, {classes.tolist()[0]!r}"
+        )
     return X, classes, codes
 
 

@@ -22,14 +22,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .._validation import check_choice
-from ._estimator import GroupDRO, losses_by_group, warn_of_leak
+from ._estimator import GroupDRO, check_weights, losses_by_group, warn_of_leak
 from ._linear_classifier import LinearClassifier, validated_classes
 from .losses import REGRESSION_LOSSES, LogLoss, Loss, MultinomialLogLoss, Poisson
 from .membership import encode_groups
 from .separation import refuse_separated
+from .solver import Problem, Solution
 
 Array = NDArray[np.float64]
 
@@ -178,10 +179,10 @@ class GroupDROClassifier(LinearClassifier, GroupDRO):
         check_choice("loss", self.loss, ("log_loss",))
         X, self.classes_, codes = validated_classes(self, X, y)
         n_classes = len(self.classes_)
-        weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        weight = check_weights(sample_weight, X)
         absent = self.classes_[np.bincount(codes, weight > 0, n_classes) == 0]
         if len(absent):
-            raise ValueError(f"sample_weight leaves no row of class {absent[0]!r}")
+            raise ValueError(f"sample_weight leaves no row of class {absent.tolist()[0]!r}")
         loss: Loss = LogLoss() if n_classes == 2 else MultinomialLogLoss(n_classes)
         if groups is not None:
             warn_of_leak(X, codes, encode_groups(groups, len(X))[1], self)
@@ -189,15 +190,17 @@ class GroupDROClassifier(LinearClassifier, GroupDRO):
             X,
             codes.astype(float),
             loss,
-            sample_weight,
+            weight,
             groups,
             group_weights,
             (self.classes_, codes),
         )
         self.coef_, self.intercept_ = self._split(self._solution.w)
-        if self.l2 == 0:
-            refuse_separated(self._problem, self._solution)
         return self
+
+    def _refuse(self, problem: Problem, solution: Solution) -> None:
+        if problem.l2 == 0:
+            refuse_separated(problem, solution)
 
     def group_losses(
         self,
@@ -335,7 +338,8 @@ objective_, dual_objective_, duality_gap_, n_iter_, history_
         if isinstance(loss, Poisson) and (y < 0).any():
             raise ValueError(f"y must not be negative for the Poisson loss, got {y.min():g}")
         everyone = np.array(["all"]), np.zeros(len(X), dtype=np.int64)
-        self._fit(X, y, loss, sample_weight, groups, group_weights, everyone)
+        weight = check_weights(sample_weight, X)
+        self._fit(X, y, loss, weight, groups, group_weights, everyone)
         coef, intercept = self._split(self._solution.w)
         self.coef_, self.intercept_ = coef[0], float(intercept[0])
         return self

@@ -4,7 +4,8 @@ At the optimum, with A the groups whose weight is strictly between its bounds,
 
 .. math::  \sum_g q_g \nabla L_g(w) + l_2 w = 0, \qquad L_g(w) + a_g - t = 0 \; (g \in A), \qquad \sum_g q_g = 1,
 
-estimating equations for :math:`\theta = (w, q_A, t)`, whose derivative and scores are
+estimating equations for :math:`\theta = (w, q_A, t)`, whose derivative and scores, up to the factor
+:math:`n_g / (n_g - 1)` that makes covariances within groups unbiased, are
 
 .. math::  K = \begin{pmatrix} H & J_A' & 0 \\ J_A & 0 & -1 \\ 0 & 1' & 0 \end{pmatrix}, \qquad
            \psi_i = \begin{pmatrix} \sum_g q_g V_{ig} (\nabla \ell_i - \nabla L_g) \\ V_{ig} (\ell_i - L_g), \; g \in A \\ 0 \end{pmatrix},
@@ -104,9 +105,13 @@ def kkt_inference(
     gradients = np.einsum("ij,ik->ijk", problem.X, point.derivatives[0]).reshape(n, -1)
     J = point.jacobian
     v = groups.row_weights(q)
-    scores_w = v[:, None] * gradients - (V * q) @ J
+    sizes = groups.effective_sizes()
+    alone = (sizes < 1 + 1e-9) & (q > 0)
+    # unbiased covariances within the groups
+    unbiased = V * np.sqrt(sizes / np.where(sizes < 1 + 1e-9, np.inf, sizes - 1))
+    scores_w = (unbiased @ q)[:, None] * gradients - (unbiased * q) @ J
     relative = point.losses[:, None] - baseline  # (n, 1) or (n, m)
-    scores_l = V * (relative - (V * relative).sum(axis=0))
+    scores_l = unbiased * (relative - (V * relative).sum(axis=0))
 
     d, k = p * K, len(free)
     system = np.zeros((d + k + 1, d + k + 1))
@@ -118,6 +123,9 @@ def kkt_inference(
     system[:d, d : d + k], system[d : d + k, :d] = J[free].T, J[free]
     system[d : d + k, -1], system[-1, d : d + k] = -1.0, 1.0
     doubts = []
+    if alone.any():
+        named = _named(labels, np.flatnonzero(alone))
+        doubts.append(f"group {named} has weight but one row only, whose error is unknown")
     if d > MOST_PARAMETERS * n:
         doubts.append(
             f"{d} parameters are many for {n} rows, and standard errors of first order too small"
@@ -424,8 +432,9 @@ class GroupInferenceMixin(InferenceMixin):
         k = len(fit.w) + len(fit.q) + 1
         error = fit.std_error[:k].copy()
         weights = slice(len(fit.w), len(fit.w) + len(fit.q))
-        # A weight that stands on its bound has no error of its own to first order.
-        error[weights] = np.where(fit.q > 0, error[weights], np.nan)
+        # A weight that stands on a bound has no error of its own to first order.
+        between = (fit.q > 0) & (fit.q < self._caps)
+        error[weights] = np.where(between & (between.sum() > 1), error[weights], np.nan)
         return Coefficients(self._terms(), np.r_[fit.w, fit.q, fit.level], error)
 
     def _glance(self) -> dict[str, object]:

@@ -107,7 +107,8 @@ class Huber:
     Parameters
     ----------
     epsilon : float, default=1.35
-        In units of y, which should therefore be scaled: the scale is not estimated.
+        In units of y, which should therefore be scaled: the scale is not estimated. Where it is so small that few
+        rows are within it, the minimiser is hardly unique without a penalty, and a fit may not converge.
 
     Examples
     --------

@@ -110,7 +110,7 @@ def simplex_qp(M: Array, b: Array, caps: Array, q: Array) -> Array:
     if m == 1:
         return np.ones(1)
     # The ridge picks one solution where groups are redundant; it is far below what the data determine.
-    M = M + np.eye(m) * (1e-13 * max(np.trace(M) / m, 1e-300))
+    M = M + np.eye(m) * (1e-13 * max(np.trace(M) / m, 1e-3 * np.ptp(b)))
     q = np.clip(q, 0.0, caps)
     free = (q > 0) & (q < caps)
     if not free.any():

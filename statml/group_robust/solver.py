@@ -48,6 +48,7 @@ SUFFICIENT = 1e-4  # Armijo's constant
 # Of an expected gain in d, what may remain as error of the minimisation over w: tried in turn, since the squared
 # decrement only measures that error once it is small.
 INNER_SHARES = (0.05, 1e-3, 1e-6, 1e-12)
+PATIENCE = 15  # outer steps without a smaller gap
 INNER_STEPS = 100
 SHORTEST = 2.0**-30  # step in q
 DAMPING = 0.1  # share of the majorising curvature, where the Hessian alone leads astray
@@ -199,13 +200,14 @@ def solve(
     q = _feasible(np.minimum(caps, 1.0) if q is None else q, caps)
     point = Point(problem, np.zeros(problem.shape) if w is None else w)
     history: list[tuple[float, float, float]] = []
-    best, polished = None, False
-    while len(history) < max_iter:
+    best, polished, last_gain = None, False, 0
+    while len(history) < min(max_iter, last_gain + PATIENCE):
         curvature = factorise(point, q)
         gap, spread = certificate(point, q, offsets, caps, curvature)
         primal = point.value(q, offsets) + spread
         history.append((primal, primal - gap, gap))
         if best is None or gap < best[0]:
+            last_gain = last_gain if best is not None and gap > 0.9 * best[0] else len(history)
             best = gap, primal, point, q
         enough = tol * max(1.0, abs(primal))
         if best[0] <= enough:
@@ -473,6 +475,8 @@ class IterativeCurvature:
             z = r / self.diagonal
             rz, old = r @ z, rz
             p = z + (rz / old) * p
+        if self.shape[1] > 1:  # no part of the same shift of all classes, as with the dense factor
+            x = (x.reshape(self.shape) - x.reshape(self.shape).mean(axis=1, keepdims=True)).ravel()
         return x
 
 
