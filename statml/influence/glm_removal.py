@@ -160,7 +160,7 @@ def newton_refit(
         A = oracle.information(theta, weight)
         A[np.diag_indices_from(A)] += penalty - base
         A = A + np.diag(A).mean() * gauge @ gauge.T
-        step = _descent_step(A, gradient)
+        step, regular = _descent_step(A, gradient)
         if step is None:
             return theta, False
         decrement = gradient @ step
@@ -176,7 +176,7 @@ def newton_refit(
                 return theta, False
         theta, value = proposal, new
         if decrement <= tol**2 and size == 1.0:
-            return theta, True
+            return theta, regular
         if max(np.abs(oracle.linear_predictor(X[used], theta)).max(), 1) > 1e6 * max(
             1.0, np.abs(y).max()
         ):
@@ -184,9 +184,9 @@ def newton_refit(
     return theta, False
 
 
-def _descent_step(A: Array, gradient: Array) -> Array | None:
-    """A^{-1} gradient; with ever more damping while A is not positive definite (non-canonical links)."""
-    scale = np.sqrt(np.maximum(np.diag(A), 1e-300))
+def _descent_step(A: Array, gradient: Array) -> tuple[Array | None, bool]:
+    """A^{-1} gradient, and whether A was positive definite; if not, with as much damping as makes it so."""
+    scale = np.sqrt(np.maximum(np.diag(A), 1e-12 * max(np.diag(A).max(), 1e-300)))
     scaled = A / scale[:, None] / scale
     ridge = 0.0
     for _ in range(12):
@@ -195,10 +195,9 @@ def _descent_step(A: Array, gradient: Array) -> Array | None:
         except np.linalg.LinAlgError:
             ridge = max(10 * ridge, 1e-8)
             continue
-        if ridge == 0.0 and np.diag(factor[0]).min() < 1e-7:
-            return None  # singular: the optimum is not unique
-        return cho_solve(factor, gradient / scale) / scale
-    return None
+        regular = ridge == 0.0 and np.diag(factor[0]).min() > 1e-7
+        return cho_solve(factor, gradient / scale) / scale, regular
+    return None, False
 
 
 def _downdates(oracle: GLMOracle, inverse: Array, rows) -> tuple[Array, Array, Array]:

@@ -11,7 +11,13 @@ is kernel ridge regression. All closed forms of the Gaussian model hold, the lea
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.metrics.pairwise import pairwise_kernels
 from sklearn.utils import check_consistent_length
@@ -36,17 +42,9 @@ def kernel_oracle(final, transform, Z, y, sample_weight, memory_limit) -> Kernel
     alpha = float(np.ravel(alpha)[0])
     centre, scale = 0.0, 1.0
     if isinstance(final, GaussianProcessRegressor):
-        centre, scale = float(final._y_train_mean), float(final._y_train_std)
+        centre, scale = (float(np.ravel(a)[0]) for a in (final._y_train_mean, final._y_train_std))
 
-    def kernel(A, B=None):
-        if isinstance(final, GaussianProcessRegressor):
-            return final.kernel_(A, B)
-        if callable(final.kernel):
-            parameters = final.kernel_params or {}
-        else:
-            parameters = {"gamma": final.gamma, "degree": final.degree, "coef0": final.coef0}
-        return pairwise_kernels(A, B, metric=final.kernel, filter_params=True, **parameters)
-
+    kernel = partial(_kernel, final)
     K = kernel(Z)
     if isinstance(final, GaussianProcessRegressor):
         # a WhiteKernel adds noise to the diagonal of the training matrix alone
@@ -59,17 +57,7 @@ def kernel_oracle(final, transform, Z, y, sample_weight, memory_limit) -> Kernel
     keep = values > SMALLEST * values[-1]
     to_features = U[:, keep] / np.sqrt(values[keep])
 
-    def prepare(X_new, y_new):
-        Z_new = transform(X_new)
-        if isinstance(Z, np.ndarray):
-            Z_new = validate_data(final, Z_new, reset=False, dtype=np.float64)
-        design = kernel(Z_new, Z) @ to_features
-        if y_new is None:
-            return design, None
-        y_new = np.asarray(y_new, dtype=float).ravel()
-        check_consistent_length(design, y_new)
-        return design, (y_new - centre) / scale
-
+    prepare = _Preparation(final, transform, Z, to_features, centre, scale)
     design = K @ to_features
     target = (y - centre) / scale
     weights = np.ones(n) if sample_weight is None else sample_weight
@@ -80,3 +68,36 @@ def kernel_oracle(final, transform, Z, y, sample_weight, memory_limit) -> Kernel
         prepare=prepare, parameter_names=[f"phi{j}" for j in range(len(theta))],
         memory_limit=memory_limit,
     )  # fmt: skip
+
+
+def _kernel(final, A, B=None):
+    if isinstance(final, GaussianProcessRegressor):
+        return final.kernel_(A, B)
+    if callable(final.kernel):
+        parameters = final.kernel_params or {}
+    else:
+        parameters = {"gamma": final.gamma, "degree": final.degree, "coef0": final.coef0}
+    return pairwise_kernels(A, B, metric=final.kernel, filter_params=True, **parameters)
+
+
+@dataclass
+class _Preparation:
+    """From a user's records to features; an object, so that oracles can be pickled."""
+
+    final: Any
+    transform: Callable[[Any], Any]
+    Z: Any
+    to_features: NDArray[np.float64]
+    centre: float
+    scale: float
+
+    def __call__(self, X, y):
+        Z = self.transform(X)
+        if isinstance(self.Z, np.ndarray):
+            Z = validate_data(self.final, Z, reset=False, dtype=np.float64)
+        design = _kernel(self.final, Z, self.Z) @ self.to_features
+        if y is None:
+            return design, None
+        y = np.asarray(y, dtype=float).ravel()
+        check_consistent_length(design, y)
+        return design, (y - self.centre) / self.scale

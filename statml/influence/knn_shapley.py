@@ -104,9 +104,8 @@ class KNNShapley(BaseInfluence):
         if sample_weight is not None:
             raise ValueError("sample_weight must be None: neighbours count alike")
         K = self.n_neighbors
-        self._transform = lambda Z: Z
+        self._transform, final = split_pipeline(estimator)
         if estimator is not None:
-            self._transform, final = split_pipeline(estimator)
             wanted = KNeighborsRegressor if self.kind == "regression" else KNeighborsClassifier
             if not isinstance(final, wanted):
                 raise TypeError(

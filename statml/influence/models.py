@@ -11,6 +11,7 @@ while neither the set nor a sign changes (Beirami et al. 2017; Giordano et al. 2
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -102,12 +103,16 @@ def make_oracle(
 def split_pipeline(estimator: Any) -> tuple[Callable[[Any], Any], Any]:
     """What a Pipeline does before its last step, and that step."""
     if not isinstance(estimator, Pipeline):
-        return (lambda X: X), estimator
+        return _identity, estimator
     last = estimator.steps[-1][1]
     before = estimator[:-1]
     if len(estimator.steps) == 1:
-        return (lambda X: X), last
+        return _identity, last
     return before.transform, last
+
+
+def _identity(X):
+    return X
 
 
 def _from_sklearn(estimator, X, y, sample_weight, memory_limit):
@@ -125,7 +130,7 @@ def _from_sklearn(estimator, X, y, sample_weight, memory_limit):
     weights = np.ones(n) if v is None else v
     if isinstance(final, (lm.LogisticRegression, lm.LogisticRegressionCV)):
         family, coef, weights, l2, l1 = _logistic(final, y, weights)
-        code = _coder(final.classes_)
+        code = _Coder(final.classes_)
         scales = False
     else:
         family, l2, l1, scales = _regression(final, weights)
@@ -143,14 +148,6 @@ def _from_sklearn(estimator, X, y, sample_weight, memory_limit):
             f"an L1 penalty with several classes, whose active sets differ, is not taken. {OTHER_METHODS}"
         )
 
-    def prepare(X_new, y_new):
-        Z_new = _columns(final, transform(X_new))
-        design = _design(Z_new, has_intercept, active if l1 > 0 else None)
-        if y_new is None:
-            return design, None
-        check_consistent_length(Z_new, y_new)
-        return design, code(y_new)
-
     # liblinear penalises the intercept, as the coefficient of a column of the value intercept_scaling
     liblinear = getattr(final, "solver", "") == "liblinear"
     theta = np.column_stack([intercept, coef[:, active]] if has_intercept else [coef[:, active]])
@@ -167,7 +164,9 @@ def _from_sklearn(estimator, X, y, sample_weight, memory_limit):
     design = _design(Z, has_intercept, active if l1 > 0 else None)
     return GLMOracle(
         family, theta, design, code(y), weights, R.ravel() / n,
-        linear=np.sign(theta).ravel() * (R_linear / n).ravel(), penalty_scales=scales, prepare=prepare, parameter_names=columns, memory_limit=memory_limit,
+        linear=np.sign(theta).ravel() * (R_linear / n).ravel(), penalty_scales=scales,
+        prepare=_Preparation(final, transform, has_intercept, active if l1 > 0 else None, code),
+        parameter_names=columns, memory_limit=memory_limit,
     )  # fmt: skip
 
 
@@ -226,7 +225,7 @@ def _logistic(final, y, weights):
     strength = 0.0 if kind is None or np.isinf(C) else 1 / C
     classes = final.classes_
     coef = np.asarray(final.coef_, dtype=float)
-    codes = _coder(classes)(y)
+    codes = _Coder(classes)(y)
     if final.class_weight is not None:
         by_class = compute_class_weight(final.class_weight, classes=classes, y=np.asarray(y))
         weights = weights * by_class[codes.astype(int)]
@@ -237,20 +236,42 @@ def _logistic(final, y, weights):
     return family, coef, weights, l2, strength * ratio
 
 
-def _coder(classes):
-    def code(y):
+@dataclass
+class _Preparation:
+    """From a user's records to the design and coded responses; an object, so that oracles can be pickled."""
+
+    final: Any
+    transform: Callable[[Any], Any]
+    has_intercept: bool
+    active: Any
+    code: Callable[[Any], Any]
+
+    def __call__(self, X, y):
+        Z = _columns(self.final, self.transform(X))
+        design = _design(Z, self.has_intercept, self.active)
+        if y is None:
+            return design, None
+        check_consistent_length(Z, y)
+        return design, self.code(y)
+
+
+@dataclass
+class _Coder:
+    """Labels to 0..C-1."""
+
+    classes: Any
+
+    def __call__(self, y):
         y = np.asarray(y)
         if y.ndim != 1:
             raise ValueError(f"y must have shape (m,), got {y.shape}")
-        unseen = ~np.isin(y, classes)
+        unseen = ~np.isin(y, self.classes)
         if unseen.any():
             raise ValueError(
                 f"y holds labels that the model was not trained with: {np.unique(y[unseen])[:5].tolist()}; "
-                f"it knows {classes.tolist()}"
+                f"it knows {self.classes.tolist()}"
             )
-        return np.searchsorted(classes, y).astype(float)
-
-    return code
+        return np.searchsorted(self.classes, y).astype(float)
 
 
 def _responses(y):
@@ -329,37 +350,41 @@ def _from_statsmodels(results, X, y, sample_weight, memory_limit):
             f"statsmodels' {type(model).__name__} has no gradient oracle. {OTHER_METHODS}"
         )
 
-    def prepare(X_new, y_new):
-        if (
-            hasattr(model.data, "model_spec")
-            and model.data.model_spec is not None
-            and isinstance(X_new, pd.DataFrame)
-        ):
-            design_new = np.asarray(_from_formula(results, X_new), float)
-        else:
-            design_new = check_array(X_new, dtype=float, input_name="X")
-        if design_new.shape[1] != design.shape[1]:
-            raise ValueError(
-                f"X must have the {design.shape[1]} columns of the model ({', '.join(model.exog_names)}), "
-                f"got {design_new.shape[1]}"
-            )
-        if y_new is None:
-            return design_new, None
-        y_new = _responses(y_new)
-        check_consistent_length(design_new, y_new)
-        if classes is not None and not np.isin(y_new, classes).all():
-            raise ValueError(f"y must hold the model's codes of classes, {classes}")
-        return design_new, y_new
-
     oracle = GLMOracle(
         family, params, design, endog, weights, None,
-        prepare=prepare, parameter_names=names, memory_limit=memory_limit,
+        prepare=_StatsmodelsPreparation(results, classes), parameter_names=names, memory_limit=memory_limit,
     )  # fmt: skip
     if X is not None and len(X) != oracle.n_train:
         raise ValueError(
             f"X has {len(X)} records, but the statsmodels results were fitted to {oracle.n_train}"
         )
     return oracle
+
+
+@dataclass
+class _StatsmodelsPreparation:
+    results: Any
+    classes: list[int] | None
+
+    def __call__(self, X, y):
+        model = self.results.model
+        has_formula = getattr(model.data, "model_spec", None) is not None
+        if has_formula and isinstance(X, pd.DataFrame):
+            design = np.asarray(_from_formula(self.results, X), float)
+        else:
+            design = check_array(X, dtype=float, input_name="X")
+        if design.shape[1] != model.exog.shape[1]:
+            raise ValueError(
+                f"X must have the {model.exog.shape[1]} columns of the model ({', '.join(model.exog_names)}), "
+                f"got {design.shape[1]}"
+            )
+        if y is None:
+            return design, None
+        y = _responses(y)
+        check_consistent_length(design, y)
+        if self.classes is not None and not np.isin(y, self.classes).all():
+            raise ValueError(f"y must hold the model's codes of classes, {self.classes}")
+        return design, y
 
 
 def _from_formula(results, X_new):
