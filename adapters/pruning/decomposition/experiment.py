@@ -287,8 +287,13 @@ def decompose_pruning_effect(
 
 def _one_noise_level(task: tuple, rng: np.random.Generator) -> dict[str, Any]:
     """All networks of one noise level: the table of runs, the difficulty of the records, and changes of their losses."""
-    with torch.random.fork_rng(devices=[]):
-        return _Experiment(task, rng).run()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the products are small: more threads only wait for each other
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return _Experiment(task, rng).run()
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Experiment:
