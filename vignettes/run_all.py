@@ -22,7 +22,7 @@ def run(script):
         process = subprocess.Popen(
             [sys.executable, str(script)],
             cwd=folder,
-            env={**os.environ, "MPLBACKEND": "Agg"},
+            env={**os.environ, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
