@@ -168,6 +168,7 @@ class Checkpoint(Callback):
                 }
                 for row in net.history
             ],
+            **self.further_state(),
         }
         partial = self.path.with_suffix(".partial")
         torch.save(state, partial)
@@ -193,4 +194,12 @@ class Checkpoint(Callback):
             net.history.new_epoch()
             for name, value in row.items():
                 net.history.record(name, value)
+        self.restore_further(state)
         return len(state["history"])
+
+    def further_state(self) -> dict[str, Any]:
+        """What else belongs to the state: tensors, numbers, strings, lists and dicts of them."""
+        return {}
+
+    def restore_further(self, state: dict[str, Any]) -> None:
+        """Take up what `further_state` returned."""

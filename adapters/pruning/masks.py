@@ -143,13 +143,29 @@ def apply_masks(
     """
     parameters = _checked(module, masks)
     for name, keep in masks.items():
+        # not a product: it also removes NaN, and gives no -0.0
+        parameters[name].masked_fill_(~keep.to(parameters[name].device), 0.0)
+    if optimizer is not None:
+        mask_state(optimizer, parameters, masks)
+
+
+@torch.no_grad()
+def mask_state(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], masks: Masks
+) -> None:
+    """Set an optimizer's state of pruned weights to zero.
+
+    Parameters
+    ----------
+    optimizer : torch Optimizer
+    parameters : mapping of str to Parameter
+    masks : dict of str to bool Tensor
+    """
+    for name, keep in masks.items():
         parameter = parameters[name]
-        keep = keep.to(parameter.device)
-        parameter.masked_fill_(~keep, 0.0)  # not a product: it also removes NaN and gives no -0.0
-        if optimizer is not None:
-            for value in optimizer.state.get(parameter, {}).values():
-                if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    value.masked_fill_(~keep, 0.0)
+        for value in optimizer.state.get(parameter, {}).values():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                value.masked_fill_(~keep.to(value.device), 0.0)
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 When w_i is removed and the others move to make up for it, the loss grows by w_i^2 / (2 [H^-1]_ii). For H stands
 F = damping I + (1/N) sum_n g_n g_n', g_n the gradient of one record's loss, in blocks of consecutive weights of a layer; its inverse comes
-from N rank-one updates (Sherman and Morrison), starting at I / damping:
+from N rank-one updates (Sherman and Morrison), starting at I / damping, some at a time:
 
     F^-1  <-  F^-1 - (F^-1 g)(F^-1 g)' / (N + g' F^-1 g).
 
@@ -69,12 +69,12 @@ def block_inverse_fisher(scoring: Scoring, block: int, damping: float) -> dict[s
             if name not in inverse:
                 eye = torch.eye(g.shape[2], dtype=g.dtype, device=g.device) / damping
                 inverse[name] = eye.repeat(g.shape[1], 1, 1)
-            rank_one_updates(inverse[name], g, scoring.n_records)
+            add_records(inverse[name], g, scoring.n_records)
     return inverse
 
 
-def rank_one_updates(inverse: Tensor, gradients: Tensor, n_records: int) -> None:
-    """Add records to F in each block: Sherman and Morrison, one gradient after the other, in place.
+def add_records(inverse: Tensor, gradients: Tensor, n_records: int) -> None:
+    """Add records to F in each block, in place: the rank-one updates of all of them at once (Woodbury).
 
     Parameters
     ----------
@@ -83,10 +83,11 @@ def rank_one_updates(inverse: Tensor, gradients: Tensor, n_records: int) -> None
     n_records : int
         N, by which F divides.
     """
-    for g in gradients:
-        moved = torch.bmm(inverse, g[:, :, None])  # F^-1 g
-        scale = n_records + (g[:, None, :] @ moved).squeeze(1)
-        inverse.baddbmm_(moved, (moved / scale[:, :, None]).transpose(1, 2), alpha=-1.0)
+    G = gradients.permute(1, 2, 0)  # (blocks, b, records)
+    moved = inverse @ G  # F^-1 G
+    inner = G.transpose(1, 2) @ moved
+    inner.diagonal(dim1=1, dim2=2).add_(n_records)
+    inverse.sub_(moved @ torch.linalg.solve(inner, moved.transpose(1, 2)))
 
 
 def in_blocks(values: Tensor, block: int) -> Tensor:

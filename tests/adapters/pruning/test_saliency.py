@@ -32,8 +32,8 @@ from statml.adapters.pruning.saliency.synflow import linearised  # noqa: E402
 from statml.adapters.pruning.saliency.variational_dropout import divergence  # noqa: E402
 from statml.adapters.pruning.saliency.woodfisher import (  # noqa: E402
     WoodFisher,
+    add_records,
     block_inverse_fisher,
-    rank_one_updates,
 )
 from torch import nn  # noqa: E402
 
@@ -101,10 +101,16 @@ def test_woodfisher_recursion_is_the_direct_inverse():
     torch.manual_seed(1)
     g = torch.randn(30, 2, 6).double()
     inverse = torch.eye(6).double().repeat(2, 1, 1) / 0.1
-    rank_one_updates(inverse, g, 30)
+    for chunk in g.split(7):
+        add_records(inverse, chunk, 30)
     for block in range(2):
         direct = 0.1 * torch.eye(6).double() + g[:, block].T @ g[:, block] / 30
         assert torch.allclose(inverse[block], torch.linalg.inv(direct), atol=1e-12, rtol=0)
+        one = torch.eye(6).double() / 0.1
+        for record in g[:, block]:  # Sherman and Morrison, one gradient after the other
+            moved = one @ record
+            one -= torch.outer(moved, moved) / (30 + record @ moved)
+        assert torch.allclose(inverse[block], one, atol=1e-12, rtol=0)
 
 
 def test_woodfisher_scores_use_the_fisher_matrix_of_single_records(problem):
