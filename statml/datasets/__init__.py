@@ -11,6 +11,7 @@ from ._group_robust import (
     make_overparameterized_spurious,
     make_spurious_gaussians,
 )
+from ._images import fetch_fashion_mnist
 from ._networks import fetch_bitcoin_alpha, fetch_bitcoin_otc, load_sampson
 from ._private import load_berkeley_admissions
 from ._signed_networks import make_signed_network
@@ -20,6 +21,7 @@ __all__ = [
     "fetch_bitcoin_alpha",
     "fetch_bitcoin_otc",
     "fetch_compas",
+    "fetch_fashion_mnist",
     "load_berkeley_admissions",
     "load_sampson",
     "make_colored_digits",
