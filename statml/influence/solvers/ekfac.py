@@ -78,15 +78,11 @@ def ekfac(curvature, rng: np.random.Generator) -> list[LayerBasis]:
         If the model has no layers that cover all its parameters.
     """
     layer_blocks(curvature.oracle)
-    n_draws = max(1, -(-ENOUGH // (curvature.oracle.n_train * len(curvature.thetas))))
-    # the same labels in both passes
-    labels = [
-        (theta, curvature.oracle.sample_labels(curvature.oracle.X, rng, theta))
-        for theta in curvature.thetas
-        for _ in range(n_draws)
-    ]
+    n_thetas = len(curvature.thetas)
+    n_draws = max(1, -(-ENOUGH // (curvature.oracle.n_train * n_thetas)))
+    seed = int(rng.integers(2**63))  # the same labels in both passes
     A, S = None, None
-    for factors, weight in _batches(curvature, labels):
+    for factors, weight in _batches(curvature, n_draws, seed):
         if A is None:
             A = [np.zeros((a.shape[-1], a.shape[-1])) for a, _ in factors]
             S = [np.zeros((delta.shape[-1], delta.shape[-1])) for _, delta in factors]
@@ -102,8 +98,8 @@ def ekfac(curvature, rng: np.random.Generator) -> list[LayerBasis]:
         )
         start += size
 
-    n = curvature.oracle.n_train * len(labels)
-    for factors, weight in _batches(curvature, labels):
+    n = curvature.oracle.n_train * n_thetas * n_draws
+    for factors, weight in _batches(curvature, n_draws, seed):
         for layer, (a, delta) in zip(layers, factors, strict=True):
             layer.eigenvalues += _squared_sum(delta @ layer.Q_S, a @ layer.Q_A, weight) / n
     for layer in layers:
@@ -145,15 +141,18 @@ def layer_blocks(oracle: GradientOracle) -> list[tuple[slice, tuple[int, int]]]:
     return blocks
 
 
-def _batches(curvature, labels: list) -> Iterator[tuple[list[tuple[NDArray, NDArray]], NDArray]]:
-    """Layer factors and weights, batch after batch, at all of the curvature's parameters."""
+def _batches(
+    curvature, n_draws: int, seed: int
+) -> Iterator[tuple[list[tuple[NDArray, NDArray]], NDArray]]:
+    """Layer factors under drawn labels, and weights, batch after batch, at all of the curvature's parameters."""
     oracle = curvature.oracle
-    for theta, y in labels:
-        for part in oracle.batches():
-            yield (
-                oracle.layer_factors(take(oracle.X, part), take(y, part), theta),
-                oracle.sample_weight[part],
-            )
+    rng = np.random.default_rng(seed)
+    rows = np.tile(np.arange(oracle.n_train), n_draws)
+    for theta in curvature.thetas:
+        for part in oracle.batches(len(rows)):
+            X = take(oracle.X, rows[part] if n_draws > 1 else part)
+            y = oracle.sample_labels(X, rng, theta)
+            yield oracle.layer_factors(X, y, theta), oracle.sample_weight[rows[part]]
 
 
 def _weighted_gram(rows: NDArray, weight: NDArray) -> NDArray:
