@@ -127,7 +127,9 @@ class AGROClassifier(ClassifierMixin, BaseEstimator):
     Notes
     -----
     Slices describe where the loss is high. Whether that is neglect or difficulty, the data alone do not say; read the
-    rules. A p-value says that a slice is more than noise, not that it is a spurious feature.
+    rules. A p-value says that a slice is more than noise, not that it is a spurious feature. Where labels are noisy, robustness
+    over the slices can cost all records accuracy, and ``offset="excess"`` does not help: in a slice of one class the smallest
+    possible loss is zero.
 
     References
     ----------

@@ -20,7 +20,7 @@ from statml.datasets import make_spurious_gaussians
 from statml.group_robust import AGROClassifier, GroupDROClassifier, worst_group_score
 from statml.group_robust.game import large_enough, predicted_worst
 from statml.group_robust.out_of_fold import log_losses, out_of_fold_proba, stratified_folds
-from statml.group_robust.slicers import TreeSlicer
+from statml.group_robust.slicers import EstimatorSlicer, TreeSlicer
 
 
 @parametrize_with_checks([AGROClassifier(slicer=TreeSlicer(2, n_permutations=3), n_rounds=2)])
@@ -230,6 +230,7 @@ def test_a_class_rarer_than_the_smallest_mass_is_not_lost():
 # --- other slicers ----------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:no slice was found")
 @pytest.mark.parametrize("init", ["confusion", "domino", "random"])
 @pytest.mark.parametrize("adversary", ["worst", "greedy-reverse"])
 def test_soft_slices_of_the_original(data, init, adversary):
@@ -334,7 +335,10 @@ def test_where_nothing_is_neglected_the_classes_are_the_slices():
 # --- as an estimator --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("slicer", ["tree", "linear", RandomForestRegressor(2)])
+@pytest.mark.filterwarnings("ignore:no slice was found")
+@pytest.mark.parametrize(
+    "slicer", ["tree", "linear", EstimatorSlicer(RandomForestRegressor(2), n_permutations=2)]
+)
 def test_random_state_fixes_everything(data, slicer):
     X, y = data.X[:150], data.y[:150]
     fits = [
@@ -371,6 +375,7 @@ def test_several_classes():
     assert model.score(X, y) > 0.9
 
 
+@pytest.mark.filterwarnings("ignore:no slice was found")
 def test_options_of_the_robust_classifier_are_kept_and_it_works_in_a_search(data):
     base = GroupDROClassifier(l2=0.5, offset="excess")
     model = AGROClassifier(base, quick(), schedule="two-stage", random_state=0).fit(data.X, data.y)
