@@ -91,7 +91,7 @@ class BaseInfluence(BaseEstimator):
         self.diagnostics_ = {}
         self.n_fits_ = 0
         self.method_ = type(self).__name__
-        index = getattr(X, "index", None)
+        index = X.index if isinstance(X, pd.DataFrame) else None
         if self._needs_oracle:
             from .models import make_oracle
 
@@ -363,7 +363,7 @@ class BaseInfluence(BaseEstimator):
     ) -> pd.DataFrame:
         """`influence` as a DataFrame, with the names of test records as rows and of training records as columns."""
         values = self.influence(X_test, y_test, target=target)
-        index = getattr(X_test, "index", None)
+        index = X_test.index if isinstance(X_test, pd.DataFrame) else None
         return pd.DataFrame(
             values,
             index=pd.RangeIndex(len(values)) if index is None else index,
