@@ -232,7 +232,7 @@ axes[1].set(
 axes[1].legend(loc="lower left", bbox_to_anchor=(0, 0.12))
 
 # %%
-# The private intervals hold the truth about as often as they say, at every epsilon; the naive ones one time in five or less. With strong privacy the
+# The private intervals hold the truth about as often as they say, at every epsilon; the naive ones three times in ten at most. With strong privacy the
 # posterior is nearly the prior: there the totals say next to nothing, and what one believes afterwards is what one believed
 # before. The exact sensitivity buys narrower posteriors for the same privacy.
 #
