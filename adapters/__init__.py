@@ -9,9 +9,15 @@ from __future__ import annotations
 import importlib
 
 _HOMES = {
-    "MLP": "mlp",
+    "MLP": "_mlp",
     "NetClassifier": "_estimator",
     "NetRegressor": "_estimator",
+    "LayerDensityDisplay": "pruning",
+    "MaskDisplay": "pruning",
+    "PruningCallback": "pruning",
+    "PruningClassifier": "pruning",
+    "PruningPathDisplay": "pruning",
+    "PruningRegressor": "pruning",
 }
 
 __all__ = sorted(_HOMES)

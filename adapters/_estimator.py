@@ -44,7 +44,7 @@ from statml._validation import (
 from statml.parallel import check_progress
 
 from ._net import Batches, Checkpoint, Net, Progress, Records, accelerated, silent
-from .mlp import MLP
+from ._mlp import MLP
 
 NESTED = ("module__", "optimizer__", "iterator_train__")
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
@@ -298,9 +298,9 @@ class NetEstimator(BaseEstimator):
             ),
             "fitted": to_plain(self._fitted_attributes(), arrays, "what fit learned"),
         }
-        tensors = {
-            f"module.{k}": v.contiguous().cpu() for k, v in self.module_.state_dict().items()
-        }
+        tensors = self._packed(
+            {f"module.{k}": v.contiguous().cpu() for k, v in self.module_.state_dict().items()}
+        )
         tensors |= {f"array.{k}": torch.from_numpy(np.array(a)) for k, a in enumerate(arrays)}
         metadata = {
             "format": FORMAT,
@@ -348,6 +348,7 @@ class NetEstimator(BaseEstimator):
             )
         if header["class"] != cls.__name__:
             raise ValueError(f"{str(path)!r} holds a {header['class']}, not a {cls.__name__}")
+        tensors = cls._unpacked(tensors)
         n_arrays = sum(name.startswith("array.") for name in tensors)
         arrays = [tensors[f"array.{k}"].numpy() for k in range(n_arrays)]
         parameters = from_plain(header["parameters"], arrays)
@@ -372,6 +373,15 @@ class NetEstimator(BaseEstimator):
             ) from error
         estimator.net_ = estimator._make_net(network, torch.Generator(), 0, plain=True)
         return estimator
+
+    @staticmethod
+    def _packed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Weights by name as they go into a file; `_unpacked` undoes it."""
+        return tensors
+
+    @staticmethod
+    def _unpacked(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return tensors
 
     def _fitted_attributes(self) -> dict[str, Any]:
         """What `fit` learned beside the weights."""

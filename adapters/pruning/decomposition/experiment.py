@@ -47,7 +47,7 @@ from statml._validation import (
 from statml.parallel import parallel_map
 
 from ..._estimator import make_module
-from ...mlp import MLP
+from ..._mlp import MLP
 from .effects import effects_table, optimal_levels, paired_interval, subgroup_table
 from .stacks import Masks, Recipe, Stack, evaluate, full_masks, keep_largest, train
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ...mlp import MLP
+from ..._mlp import MLP
 from ..masks import prunable_weights
 
 Masks = dict[str, Tensor]
