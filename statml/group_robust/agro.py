@@ -17,11 +17,12 @@ slices, by one of three schedules:
 * "two-stage": the slicer is fitted once, against the mean-loss classifier, as in the scripts of the paper.
 * "alternate": the slices of a round replace those before.
 
-**Which round?** More rounds fit what is hard rather than what was neglected. By default the round with the best
-*predicted* worst group is taken, out of fold and without group labels: merge the :math:`\max(1, \lfloor 0.2\, m \rfloor)` slices of
-lowest accuracy into one, and take the smaller of its accuracy and that of the rest. Slices are those of the first round
-for all rounds alike: they describe what the mean-loss classifier neglects, and a yardstick that moves with the
-rounds compares nothing.
+**Which round?** More rounds fit what is hard rather than what was neglected. Rounds are judged by their *predicted*
+worst group, out of fold and without group labels: merge the :math:`\max(1, \lfloor 0.2\, m \rfloor)` slices of lowest accuracy
+into one, and take the smaller of its accuracy and that of the rest. Slices are those of the first round for all rounds
+alike: they describe what the mean-loss classifier neglects, and a yardstick that moves with the rounds compares nothing.
+The merged slice is small and its accuracy noisy, so that by default the first round within one standard error of
+the best is taken.
 
 The value lies in the restriction of the slicer. The worst of all slices of a mass is the conditional value at risk
 (`CVaRClassifier`), which finds noise. And no restriction fits all data: an independent study of shifted image and text
@@ -104,7 +105,7 @@ class AGROClassifier(ClassifierMixin, BaseEstimator):
     adversary : {"worst", "greedy-reverse"}, default="worst"
         Whose loss soft slices raise: that of the worst ones, or, as in the authors' code, of all but these.
     selection : {"predicted-worst"} or None, default="predicted-worst"
-        Which round to keep: the best by predicted worst group, or the last.
+        Which round to keep: by predicted worst group, see the top of this module; or the last.
     random_state : int, SeedSequence, Generator, RandomState or None, default=None
         Fixes folds, starts and permutations.
 
@@ -120,7 +121,7 @@ class AGROClassifier(ClassifierMixin, BaseEstimator):
         the search; in its class, the slice is worse than noise would be), ``robust_loss`` (out-of-fold loss of the
         robust classifier), ``weight`` (the adversary's q), ``round``.
     history_ : DataFrame, one row a round
-        ``n_slices``, ``worst_slice_loss`` (out of fold), ``predicted_worst``, ``violation`` (by how much the new
+        ``n_slices``, ``worst_slice_loss`` (out of fold), ``predicted_worst``, ``std_error``, ``violation`` (by how much the new
         slices' worst loss exceeds that of the slices before), ``selected``.
     classes_ : ndarray of shape (n_classes,)
 
@@ -236,10 +237,13 @@ class AGROClassifier(ClassifierMixin, BaseEstimator):
 
         yardstick = np.column_stack([s.member for s in rounds[0].slices])
         for r in rounds:
-            r.predicted_worst = predicted_worst(r.proba.argmax(axis=1) == codes, yardstick)
+            right = r.proba.argmax(axis=1) == codes
+            r.predicted_worst, r.std_error = predicted_worst(right, yardstick)
         chosen = rounds[-1]
         if self.selection is not None:
-            chosen = max(rounds, key=lambda r: r.predicted_worst)  # the first among equals
+            best = max(rounds, key=lambda r: r.predicted_worst)
+            enough = best.predicted_worst - best.std_error
+            chosen = next(r for r in rounds if r.predicted_worst >= enough)
         slices = with_p_values(chosen.slices, game, self.by_class, rng)
         if all(s.is_whole_class(codes) for s in slices):
             found = "no slice was found beyond " + (
@@ -259,6 +263,7 @@ class AGROClassifier(ClassifierMixin, BaseEstimator):
                 "n_slices": [len(r.slices) for r in rounds],
                 "worst_slice_loss": [r.worst_loss for r in rounds],
                 "predicted_worst": [r.predicted_worst for r in rounds],
+                "std_error": [r.std_error for r in rounds],
                 "violation": [r.violation if k else np.nan for k, r in enumerate(rounds)],
                 "selected": [r is chosen for r in rounds],
             }

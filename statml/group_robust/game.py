@@ -150,7 +150,7 @@ class Round:
         losses = log_losses(proba, codes)
         self.slice_losses = [float(s.member @ losses / s.member.sum()) for s in slices]
         self.worst_loss = max(self.slice_losses)
-        self.predicted_worst = np.nan
+        self.predicted_worst = self.std_error = np.nan
 
     def table(self, slices: list[Slice]) -> pd.DataFrame:
         q = self.model.group_weights_ if len(slices) > 1 else np.ones(1)
@@ -168,7 +168,9 @@ class Round:
         )
 
 
-def predicted_worst(right: NDArray[np.bool_], member: Array, mass: float = WORST_MASS) -> float:
+def predicted_worst(
+    right: NDArray[np.bool_], member: Array, mass: float = WORST_MASS
+) -> tuple[float, float]:
     """Accuracy of the worst group as far as slices know: the worse of the worst slices together and the rest.
 
     Parameters
@@ -182,13 +184,13 @@ def predicted_worst(right: NDArray[np.bool_], member: Array, mass: float = WORST
 
     Returns
     -------
-    float
+    accuracy, std_error : float
 
     Examples
     --------
     >>> import numpy as np
     >>> right = np.array([True, True, False, True])
-    >>> predicted_worst(right, np.array([[1, 0], [1, 0], [0, 1], [0, 1]]))
+    >>> predicted_worst(right, np.array([[1, 0], [1, 0], [0, 1], [0, 1]]))[0]
     0.5
     """
     own = np.where(member.sum(axis=1) > 0, member.argmax(axis=1), -1)
@@ -196,4 +198,5 @@ def predicted_worst(right: NDArray[np.bool_], member: Array, mass: float = WORST
     accuracy = np.array([right[own == g].mean() for g in slices])
     k = max(1, int(mass * len(slices)))
     worst = np.isin(own, slices[np.argsort(accuracy, kind="stable")[:k]])
-    return float(min(right[part].mean() for part in (worst, ~worst) if part.any()))
+    p, n = min((right[part].mean(), part.sum()) for part in (worst, ~worst) if part.any())
+    return float(p), float(np.sqrt(p * (1 - p) / n))
