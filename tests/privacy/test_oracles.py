@@ -417,7 +417,14 @@ def test_chains_of_naive_bayes_agree_with_exact_draws_at_every_epsilon(epsilon, 
     exact = NB.draw_exact(release, mechanism, 100, 200_000, np.random.default_rng(0))
     assert chain.acceptance_rate_ == pytest.approx(acceptance, abs=0.004)
     assert chain.acceptance_rate_ > np.exp(-epsilon)
-    assert_agrees(chain, exact.mean(axis=0), exact.std(axis=0))
+    theta = draws_by_chain(chain)
+    for j in range(theta.shape[-1]):
+        centre = exact[:, j].mean()
+        for power in (1, 2):  # both sides are draws, so that both errors count
+            a, b = (theta[..., j] - centre) ** power, (exact[:, j] - centre) ** power
+            error = np.hypot(az.mcse(a), b.std() / np.sqrt(len(b))).item()
+            # 160 comparisons at each of five epsilons: by chance one of them exceeds 4.5 in 0.5 % of cases
+            assert abs(a.mean() - b.mean()) < 4.5 * error, (j, power)
 
 
 # --- every model, by importance sampling from its own prior ------------------------------------------------------
