@@ -24,6 +24,7 @@ import math
 import os
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -423,21 +424,22 @@ def to_sparse(module: nn.Module, x: Tensor | tuple[Tensor, ...], layout: str = "
     check_choice("layout", layout, ("auto", "csr"))
     inputs = as_inputs(x)
     sparse = copy.deepcopy(module).eval()
-    # subclasses are left alone: attention reads the weight of its own
     layers = {name: part for name, part in sparse.named_modules() if type(part) is nn.Linear}
     if layout == "csr" and not layers:
         raise ValueError(
             f'layout="csr" takes a module with linear layers, {type(module).__name__} has none; '
             "convolutions have no sparse kernel: remove their channels with compact"
         )
-    seen = _inputs_of(sparse, layers, inputs) if layout == "auto" else {}
+    # a layer that is not called, whose weight the fused code of attention reads itself, is left alone
+    seen = _inputs_of(sparse, layers, inputs)
     for name, layer in layers.items():
-        if bool((layer.weight == 0).any()):
-            fast = SparseLinear(layer)
-            if layout == "csr" or (name in seen and _is_faster(fast, layer, seen[name])):
-                if name == "":
-                    sparse = fast
-                    break
+        if name not in seen or not bool((layer.weight == 0).any()):
+            continue
+        fast = SparseLinear(layer)
+        if layout == "csr" or _is_faster(fast, layer, seen[name]):
+            if name == "":
+                sparse = fast
+            else:
                 sparse.set_submodule(name, fast)
     problem = disagreement(module, sparse, inputs)
     if problem is not None:
@@ -449,15 +451,21 @@ def to_sparse(module: nn.Module, x: Tensor | tuple[Tensor, ...], layout: str = "
 def _inputs_of(
     module: nn.Module, layers: dict[str, nn.Linear], inputs: tuple[Tensor, ...]
 ) -> dict[str, Tensor]:
-    """What each layer gets when the module is run."""
+    """What each layer gets when the module is run; a layer that is not called is missing."""
     seen: dict[str, Tensor] = {}
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0]}))
-        for name, layer in layers.items()
-    ]
+
+    def listen(name: str, layer: nn.Linear) -> Callable[[Tensor], Tensor]:
+        def forward(X: Tensor) -> Tensor:
+            seen[name] = X
+            return type(layer).forward(layer, X)
+
+        return forward
+
+    for name, layer in layers.items():
+        layer.forward = listen(name, layer)  # a hook would switch torch's fused attention off
     module(*inputs)
-    for hook in hooks:
-        hook.remove()
+    for layer in layers.values():
+        del layer.forward
     return seen
 
 
