@@ -264,7 +264,7 @@ def sensitivity_scan(
     Returns
     -------
     DataFrame
-        A row a layer and sparsity, and first one for the dense network (layer None): layer, sparsity, loss and error (share of
+        A row a layer and sparsity, and first one for the dense network (layer "(dense)"): layer, sparsity, loss and error (share of
         wrong classes, or mean squared error).
 
     Examples
@@ -276,9 +276,9 @@ def sensitivity_scan(
     >>> X, y = load_digits(return_X_y=True)
     >>> net = NetClassifier(module__hidden=(32, 32), epochs=10, random_state=0).fit(X, y)
     >>> scan = sensitivity_scan(net.module_, (X, y), [0.5, 0.9])
-    >>> scan[["layer", "sparsity"]]
+    >>> scan[["layer", "sparsity"]].round(2)
                  layer  sparsity
-    0             None       0.0
+    0          (dense)       0.0
     1  layers.1.weight       0.5
     2  layers.1.weight       0.9
     3  layers.3.weight       0.5
@@ -286,7 +286,7 @@ def sensitivity_scan(
     """
     weights = prunable_weights(module, exclude, prune_output)
     batches = as_batches(data, next(iter(weights.values())).device)
-    rows = [{"layer": None, "sparsity": 0.0, **_measured(module, batches, as_loss(loss))}]
+    rows = [{"layer": "(dense)", "sparsity": 0.0, **_measured(module, batches, as_loss(loss))}]
     for name in weights:
         others = [other for other in weights if other != name]
         for sparsity in sparsities:

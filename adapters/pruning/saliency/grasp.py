@@ -1,7 +1,8 @@
 """GraSP (Wang, Zhang and Grosse 2020): keep the gradient flowing, before any training.
 
 Without w the squared norm of the gradient changes, to first order, by -2 w (Hg), H the Hessian of the loss. Weights whose
-removal lowers it most stay: the score is w (Hg).
+removal lowers it most stay: the score is w (Hg). At the end of a training g is near zero and the score says little: it is meant for
+``schedule="static"``.
 """
 
 from __future__ import annotations
