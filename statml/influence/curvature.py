@@ -138,7 +138,13 @@ class Curvature:
         if index is not None:
             o = self.oracle
             records = (take(o.X, index), take(o.y, index), o.sample_weight[index])
-        total = sum(self._product_at(V, records, theta) for theta in self.thetas)
+        # an oracle may hold a number for every record and vector
+        size = max(1, int(self.oracle.memory_limit // (8 * self.oracle.n_train)))
+        total = np.zeros(V.shape)
+        for start in range(0, len(V), size):
+            part = slice(start, start + size)
+            for theta in self.thetas:
+                total[part] += self._product_at(V[part], records, theta)
         return total / len(self.thetas)
 
     def _product_at(self, V: Array, records: tuple, theta: Array | None) -> Array:
