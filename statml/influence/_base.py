@@ -21,9 +21,9 @@ from statsmodels.iolib.summary import Summary
 from statsmodels.iolib.table import SimpleTable
 from statsmodels.iolib.tableformatting import fmt_params
 
-from .._validation import check_choice, check_integer, check_number
-from ..inference import fdr_threshold
+from .._validation import check_choice, check_integer
 from ..inference.coefficients import _fact, _facts_table
+from .monte_carlo import MonteCarloValues
 from .oracle import MEMORY_LIMIT, TARGETS, count, take
 
 Array = NDArray[np.float64]
@@ -341,18 +341,16 @@ class BaseInfluence(BaseEstimator):
             If the method is not a Monte-Carlo one: there is then no noise to test against.
         """
         check_is_fitted(self)
-        q = check_number("q", q, 0, 1, low_open=True, high_open=True)
         X, y = self._prepare(X_test, y_test, "loss")
-        estimate, error = self._mean_with_error(X, y)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            z = np.where(error > 0, estimate / error, 0.0)
-        cut = fdr_threshold(lambda: iter([z]), len(z), q, method)
-        found = np.flatnonzero(np.abs(z) >= cut.threshold)
-        found = found[np.argsort(-np.abs(z[found]), kind="stable")]
-        return self._table(found, estimate).assign(std_error=error[found], statistic=z[found])
+        values = self._mean_values(X, y)
+        found = values.influential(q, method)
+        table = self._table(found["row"].to_numpy(), values.value)
+        return table.assign(
+            std_error=found["std_error"].to_numpy(), statistic=found["statistic"].to_numpy()
+        )
 
-    def _mean_with_error(self, X, y) -> tuple[Array, Array]:
-        """Influence on the mean loss of test records, and its standard error, each (n_train,)."""
+    def _mean_values(self, X, y) -> MonteCarloValues:
+        """Influence on the mean loss of test records, with its standard error, (n_train,)."""
         raise TypeError(
             f"{type(self).__name__} is deterministic, so its values have no standard errors to test with; "
             "SubsetEnsemble and DataShapley have them"

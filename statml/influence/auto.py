@@ -168,8 +168,8 @@ class Influence(BaseInfluence):
     def _parameter_change(self, index_sets):
         return self.inner_._parameter_change(index_sets)
 
-    def _mean_with_error(self, X, y):
-        return self.inner_._mean_with_error(X, y)
+    def _mean_values(self, X, y):
+        return self.inner_._mean_values(X, y)
 
     def _training_records(self) -> tuple[Any, Any]:
         return self.inner_._training_records()

@@ -6,7 +6,8 @@ marginal contribution of the record at position s + 1 has expectation :math:`\fr
 :math:`n \binom{n-1}{s} w(s)` it is unbiased for the semivalue w (`semivalues`).
 
 * "permutation": independent permutations.
-* "antithetic": a permutation and its reverse form one draw, which cancels much of the noise (Mitchell et al. 2022).
+* "antithetic": a permutation and its reverse form one draw, which cancels what is linear in the position (Mitchell et al.
+  2022); the gain is small where marginal contributions depend on who came before rather than on how many.
 * "tmc": truncated Monte Carlo (Ghorbani and Zou 2019): once the utility has stayed within
   :math:`\mathrm{tol} \cdot |\nu(D) - \nu(\emptyset)|` of that of all records for more than `patience` prefixes, the rest
   of the permutation gets 0. Saves most of the fits, at the price of a bias towards 0 for late positions.
@@ -297,9 +298,9 @@ class DataShapley(BaseInfluence):
             return self._matrix.value
         raise ValueError("X_test must be the X_val of fit: other records would need other fits")
 
-    def _mean_with_error(self, X, y):
+    def _mean_values(self, X, y):
         self._influence(X, y, "loss")
-        return self.values_, self.std_error_
+        return MonteCarloValues(self.values_, self.std_error_, max(1, self.n_permutations_ - 1))
 
     def _self_influence(self):
         raise TypeError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from .._validation import check_level, check_number
 from ..inference import fdr_threshold
@@ -25,6 +25,8 @@ class MonteCarloValues:
     std_error : ndarray of the same shape
         Of the sampling of subsets alone: what would change if the same model and data were sampled again. NaN
         where the method gives none.
+    df : float or ndarray of the same shape, default=inf
+        Degrees of freedom of the standard errors, for intervals and tests by Student's t.
 
     Examples
     --------
@@ -38,13 +40,14 @@ class MonteCarloValues:
 
     value: Array
     std_error: Array
+    df: float | Array = np.inf
 
     def __repr__(self) -> str:
         return f"MonteCarloValues(shape={self.value.shape}, median std_error={np.nanmedian(self.std_error):.3g})"
 
     def conf_int(self, level: float = 0.95) -> tuple[Array, Array]:
-        """Lower and upper ends of normal intervals for the value without sampling."""
-        half = norm.ppf((1 + check_level(level)) / 2) * self.std_error
+        """Lower and upper ends of intervals for the value that infinitely many draws would give."""
+        half = t.ppf((1 + check_level(level)) / 2, self.df) * self.std_error
         return self.value - half, self.value + half
 
     def influential(self, q: float = 0.1, method: str = "bh") -> pd.DataFrame:
@@ -58,8 +61,10 @@ class MonteCarloValues:
         q = check_number("q", q, 0, 1, low_open=True, high_open=True)
         error = self.std_error
         z = np.divide(self.value, error, out=np.zeros_like(self.value), where=error > 0)
-        cut = fdr_threshold(lambda: iter([z]), z.size, q, method)
-        where = np.nonzero(np.abs(z) >= cut.threshold)
+        # normal scores of the same p-values
+        score = np.abs(norm.isf(np.maximum(t.sf(np.abs(z), self.df), 1e-300)))
+        cut = fdr_threshold(lambda: iter([score]), z.size, q, method)
+        where = np.nonzero(score >= cut.threshold)
         table = pd.DataFrame(dict(zip(("test", "row")[2 - z.ndim :], where, strict=True)))
         table = table.assign(
             influence=self.value[where], std_error=error[where], statistic=z[where]
@@ -91,8 +96,12 @@ def weighted_contrast(masks: NDArray[np.bool_], outputs: Array) -> MonteCarloVal
         mean_in, mean_out = sum_in / n_in, (0.0 - sum_in) / n_out
         var_in = (square_in - n_in * mean_in**2) / (n_in - 1)
         var_out = (squares.sum(axis=0)[:, None] - square_in - n_out * mean_out**2) / (n_out - 1)
-        error = np.sqrt(np.maximum(var_in, 0) / n_in + np.maximum(var_out, 0) / n_out)
+        a, b = np.maximum(var_in, 0) / n_in, np.maximum(var_out, 0) / n_out
+        error = np.sqrt(a + b)
+        df = (a + b) ** 2 / (a**2 / (n_in - 1) + b**2 / (n_out - 1))  # Welch and Satterthwaite
     enough = (n_in > 1) & (n_out > 1)
     return MonteCarloValues(
-        np.where(enough, mean_in - mean_out, np.nan), np.where(enough, error, np.nan)
+        np.where(enough, mean_in - mean_out, np.nan),
+        np.where(enough, error, np.nan),
+        np.where(np.isfinite(df), df, 1.0),
     )

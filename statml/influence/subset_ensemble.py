@@ -362,14 +362,16 @@ class SubsetEnsemble(BaseInfluence):
         if aggregate:
             values = values.mean(axis=1, keepdims=True)
         found = weighted_contrast(self.masks_, -values if target == "loss" else values)
-        return MonteCarloValues(found.value[0], found.std_error[0]) if aggregate else found
+        if not aggregate:
+            return found
+        return MonteCarloValues(found.value[0], found.std_error[0], found.df[0])
 
-    def _mean_with_error(self, X, y):
+    def _mean_values(self, X, y):
         if self.sampling == "ame":
             raise TypeError('sampling="ame" has no test of the mean; use ame(...).influential(q)')
         mean = -self._values(X, y, "loss").mean(axis=1, keepdims=True)
         found = weighted_contrast(self.masks_, mean)
-        return found.value[0], found.std_error[0]
+        return MonteCarloValues(found.value[0], found.std_error[0], found.df[0])
 
     def _self_influence(self):
         return self.memorization().value
