@@ -157,7 +157,7 @@ def coverage() -> None:
     model = models.LinearRegression(
         2, x_mean=[0.9, -1.17], x_cov=np.eye(2), sigma2=2.0, prior_scale=2.0, bounds=(-10, 10)
     )
-    n_sims, rows = 200, []
+    n_sims, rows = 120, []
     for epsilon in (0.1, 0.3, 1, 3, 10):
         noise = mechanisms.Laplace.from_epsilon(epsilon, model.sensitivity("replace"))
         task = partial(covered, model, noise)
@@ -187,7 +187,7 @@ def covered(model, noise, _sim, rng):
             model, noise, 100, draws=3000, tune=500, chains=1, random_state=rng, progress=False
         ).fit(release)
     out = []
-    for draws in (posterior.draws_of(), posterior.naive_posterior(random_state=rng)):
+    for draws in (posterior.draws_of(), posterior.naive_posterior(size=1000, random_state=rng)):
         low, high = np.quantile(draws, [0.05, 0.95], axis=0)
         out.append((low < theta) & (theta < high))
     return [*out, posterior.posterior_sd_, np.full(3, posterior.acceptance_rate_)]

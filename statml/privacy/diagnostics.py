@@ -5,7 +5,7 @@ theta among L (nearly) independent posterior draws is uniform on 0, ..., L if th
 that keep the prior; so the rank of :math:`\log \eta`, which depends on the data, is tested as well.
 
 **Joint distribution test.** Alternate sweeps of the kernel with new releases given the latent records. The chain then has the joint
-law of (theta, x, s), so that theta must have the prior's moments. Any error in a kernel, a model's posterior step or a
+law of (theta, x, s), so that theta must have the prior's moments, and log eta those of a fresh release. Any error in a kernel, a model's posterior step or a
 mechanism's density shows. Standard errors come from independent chains.
 
 **Acceptance.** Under epsilon-differential privacy every proposal is accepted at least with probability :math:`e^{-\epsilon}`.
@@ -131,10 +131,8 @@ def _calibration_ranks(posterior, n_draws: int, thin: int, _sim: int, rng) -> di
     model, mechanism = posterior.model, posterior.mechanism
     theta = np.asarray(model.sample_prior(rng), dtype=float)
     x = model.sample_records(theta, posterior.n_records, rng)
-    release = mechanism.check_release(
-        mechanism.simulate(model, x, rng), list(model.statistic_names), posterior.n_records
-    )
-    plan = posterior._plan(release)
+    plan = posterior._plan(mechanism.simulate(model, x, rng))
+    release = plan.release
     names = list(model.parameter_names)
     if plan.kernel == "exact":
         drawn = exact_draws(model, mechanism, release, posterior.n_records, n_draws, rng)
@@ -177,7 +175,7 @@ def geweke_joint_test(
     progress: bool | str = "auto",
     random_state: RandomState = None,
 ) -> pd.DataFrame:
-    """Whether sweeps that alternate with new releases keep the prior of theta.
+    """Whether sweeps that alternate with new releases keep the joint law of parameters, records and release.
 
     Every chain starts at a draw of (theta, x, s) from the joint law, so that no burn-in is needed: each state has the joint law if,
     and only if, the sweep keeps it.
@@ -196,8 +194,9 @@ def geweke_joint_test(
     Returns
     -------
     DataFrame
-        One row for the mean and one for the square of each parameter: columns expected (over draws from the prior), observed,
-        std_error, z and p_value. Small p-values say that something is wrong.
+        One row for the mean and one for the square of each parameter, and one for the log density of the release, which moments of
+        theta alone may not show to be wrong: columns expected (over independent draws of the joint law), observed, std_error, z and
+        p_value. Small p-values say that something is wrong.
     """
     check_integer("n_chains", n_chains, low=5)
     check_integer("n_sweeps", n_sweeps, low=1)
@@ -211,9 +210,9 @@ def geweke_joint_test(
             random_state=random_state,
             description="joint chains",
         )
-    )  # (n_chains, 2, k): moments along the chain minus moments over as many independent prior draws
+    )  # (n_chains, 2, 2k + 1): means along the chain, and over as many independent draws of the joint law
     names = list(posterior.model.parameter_names)
-    labels = [*names, *(f"{name}^2" for name in names)]
+    labels = [*names, *(f"{name}^2" for name in names), "log_eta"]
     observed, expected = out[:, 0], out[:, 1]
     difference = observed - expected
     std_error = difference.std(axis=0, ddof=1) / np.sqrt(n_chains)
@@ -239,8 +238,8 @@ def _joint_chain(posterior, n_sweeps: int, _chain: int, rng) -> Array:
 
     theta = np.asarray(model.sample_prior(rng), dtype=float)
     x = as_matrix(model.sample_records(theta, n, rng))
-    release = new_release(x)
-    plan: Plan = replace(posterior._plan(release), tune=0, draws=1)
+    plan: Plan = replace(posterior._plan(mechanism.simulate(model, x, rng)), tune=0, draws=1)
+    release = plan.release
     if plan.kernel in ("exact", "gibbs", "clt"):
         raise ValueError(
             f'the joint test needs a kernel with latent records ("mwg", "interweave", "block" or "soma"), got {plan.kernel!r}'
@@ -248,14 +247,19 @@ def _joint_chain(posterior, n_sweeps: int, _chain: int, rng) -> Array:
     kernel = Chain(plan, rng, theta).kernel
     state = state_of(model, mechanism, release, theta, x)
     trace = Trace.empty(state, 1, 0, False)
-    draws = np.empty((n_sweeps, len(theta)))
-    for row in range(n_sweeps):
+    k = len(theta)
+    moments = np.zeros((2, 2 * k + 1))
+    for _ in range(n_sweeps):
         state = run_sweeps(kernel, state, release, rng, trace, range(1))
-        draws[row] = state.theta
+        moments[0] += np.concatenate([state.theta, state.theta**2, [state.log_eta]])
         release = new_release(state.x)
         state = state_of(model, mechanism, release, state.theta, state.x)
-    prior = np.array([model.sample_prior(rng) for _ in range(n_sweeps)])
-    return np.array([np.concatenate([d.mean(axis=0), (d**2).mean(axis=0)]) for d in (draws, prior)])
+        # an independent draw of the joint law
+        theta = np.asarray(model.sample_prior(rng), dtype=float)
+        x = as_matrix(model.sample_records(theta, n, rng))
+        log_eta = state_of(model, mechanism, new_release(x), theta, x).log_eta
+        moments[1] += np.concatenate([theta, theta**2, [log_eta]])
+    return moments / n_sweeps
 
 
 def acceptance_check(posterior: PrivatePosterior) -> pd.DataFrame:

@@ -18,9 +18,7 @@ privatized data. NeurIPS.
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -31,12 +29,13 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from statsmodels.iolib.table import SimpleTable
 
-from .._validation import RandomState, as_generator, check_choice, check_integer, check_level
+from .._validation import RandomState, as_generator, check_integer, check_level
 from ..inference import InferenceMixin
 from ..parallel import parallel_map
 from . import _results
-from .kernels import KERNELS, choose_kernel, exact_draws
-from .kernels.chain import is_additive, sums_the_model
+from .kernels import exact_draws
+from .kernels.chain import sums_the_model
+from .planning import checked_release, make_plan
 from .prediction import expected_response
 from .protocols import Array, Mechanism, RecordModel
 from .sampling import Plan, run_chains
@@ -584,142 +583,10 @@ class PrivatePosterior(InferenceMixin, BaseEstimator):
         return max(round(float(self.idata_.sample_stats["n"].mean())), 1)
 
     def _release(self, release: ArrayLike | Mapping[str, float]) -> Array:
-        if isinstance(release, pd.Series):
-            release = release.to_dict()
-        names = list(self.model.statistic_names)
-        if self.n_mechanism is None:
-            known_n = self.n_records if self.n_prior is None else None
-            return self.mechanism.check_release(release, names, known_n)
-        from .mechanisms._release import as_release
+        return checked_release(self, release)
 
-        values = as_release(release, [*names, "n"])
-        return np.concatenate(
-            [
-                self.mechanism.check_release(values[:-1], names),
-                self.n_mechanism.check_release(values[-1:], ["n"]),
-            ]
-        )
-
-    def _plan(self, release) -> Plan:
-        """Check all arguments and settle what "auto" leaves open."""
-        check_choice("kernel", self.kernel, ("auto", *KERNELS))
-        for name, low in (("draws", 1), ("tune", 0), ("chains", 1), ("block_size", 1)):
-            check_integer(name, getattr(self, name), low=low)
-        if not isinstance(self.mechanism, Mechanism):
-            raise TypeError(f"mechanism must be a Mechanism, got {type(self.mechanism).__name__}")
-        if not isinstance(self.model, RecordModel):
-            raise TypeError(
-                "model must have parameter_names, statistic_names, sample_prior, sample_records, statistic and "
-                f"draw_posterior, got {type(self.model).__name__}"
-            )
-        init = self._init()
-        if not getattr(self.model, "prior_is_proper", True):
-            if not self.allow_improper:
-                raise ValueError(
-                    f"{type(self.model).__name__} has an improper prior: a private release holds finite information, so that the "
-                    "posterior may be improper too. Give a proper prior, or allow_improper=True with init"
-                )
-            if init is None and self.kernel != "exact":
-                raise ValueError("init must be given where the prior is improper")
-        if self.n_prior is None and self.n_mechanism is not None:
-            raise ValueError('n_mechanism needs n_prior, a prior of n ("flat" for a flat one)')
-        if self.n_prior is None or self.n_records is not None:
-            check_integer("n_records", self.n_records, low=1)
-        s = self._release(release)
-        plan = Plan(
-            model=self.model,
-            mechanism=self.mechanism,
-            release=s,
-            n_records=self.n_records,
-            kernel=self.kernel,
-            tune=self.tune,
-            draws=self.draws,
-            block_size=self.block_size,
-            log_prior_n=None
-            if self.n_prior is None
-            else log_prior_of_n(self.n_prior, self.n_mechanism),
-            n_mechanism=self.n_mechanism,
-            init=init,
-            store_records=self.store_records,
-        )
-        if self.n_prior is not None:
-            if self.store_records:
-                raise ValueError(
-                    "store_records must be False where n is unknown: their number varies"
-                )
-            plan = replace(plan, n_records=self._first_n(plan))
-        if not is_additive(self.model):
-            if self.kernel not in ("auto", "mwg"):
-                raise ValueError(
-                    f'kernel must be "auto" or "mwg" for a statistic that is no sum over records, got {self.kernel!r}'
-                )
-            warnings.warn(
-                f"the statistic of {type(self.model).__name__} is no sum over records: every proposal computes it anew, and "
-                "a sweep takes time proportional to n squared",
-                stacklevel=3,
-            )
-        kernel = plan.kernel
-        if kernel == "auto":
-            kernel = choose_kernel(
-                self.model,
-                self.mechanism,
-                s,
-                plan.n_records,
-                block_size=self.block_size,
-                keep_records=self.store_records or self.n_prior is not None,
-            )
-        elif kernel == "mwg" and self.block_size > 1:
-            kernel = "block"
-        if kernel in ("exact", "gibbs", "clt") and self.store_records:
-            raise ValueError(
-                f"store_records must be False with kernel={kernel!r}: no records are imputed"
-            )
-        if kernel == "exact":
-            exact_draws(self.model, self.mechanism, s, plan.n_records, 1, np.random.default_rng(0))
-            if self.n_prior is not None:
-                raise ValueError('kernel="exact" needs a known number of records')
-        if kernel == "clt":
-            warnings.warn(
-                'kernel="clt" is approximate: it takes the totals of the records as normal. Compare with kernel="auto" where '
-                "n is small or records are clamped often.",
-                stacklevel=3,
-            )
-        return replace(plan, kernel=kernel, adaptive=self.kernel == "auto")
-
-    def _init(self) -> Array | None:
-        if isinstance(self.init, str):
-            check_choice("init", self.init, ("prior",))
-            return None
-        init, k = np.asarray(self.init, dtype=float), len(self.model.parameter_names)
-        if init.shape not in ((k,), (self.chains, k)) or not np.isfinite(init).all():
-            raise ValueError(
-                f'init must be "prior", or finite and of shape ({k},) or ({self.chains}, {k}): one value a parameter in the order '
-                f"{', '.join(self.model.parameter_names)}; got shape {init.shape}"
-            )
-        return np.broadcast_to(init, (self.chains, k)).copy()
-
-    def _first_n(self, plan: Plan) -> int:
-        """The number of records that chains start with: one that prior and release allow."""
-        if plan.n_records is not None:
-            guess = plan.n_records
-        elif self.n_mechanism is not None:
-            guess = max(int(np.rint(plan.release[-1])), 1)
-        elif hasattr(self.n_prior, "median"):
-            guess = max(int(self.n_prior.median()), 1)
-        else:
-            raise ValueError(
-                "n_records must be given, as the number to start with, for this n_prior"
-            )
-        near = np.arange(max(guess - 1000, 1), guess + 1001)
-        log_p = np.asarray(plan.log_prior_n(near), dtype=float)
-        if self.n_mechanism is not None:
-            log_p = log_p + self.n_mechanism.log_density(
-                plan.release[-1:], near[:, None].astype(float)
-            )
-        possible = near[log_p > -np.inf]
-        if not len(possible):
-            raise ValueError(f"n_prior gives no probability to any number of records near {guess}")
-        return int(possible[np.abs(possible - guess).argmin()])
+    def _plan(self, release: ArrayLike | Mapping[str, float]) -> Plan:
+        return make_plan(self, release)
 
 
 class _ExactChain:
@@ -733,28 +600,3 @@ class _ExactChain:
         return exact_draws(
             plan.model, plan.mechanism, plan.release, plan.n_records, plan.draws, rng
         )
-
-
-class _FlatPrior:
-    """log p(n) of a flat prior."""
-
-    def __call__(self, n: Array) -> Array:
-        return np.zeros(len(n))
-
-
-def log_prior_of_n(prior: object, n_mechanism: Mechanism | None) -> Callable[[Array], Array]:
-    """The log prior of n as a function of an array of numbers."""
-    if isinstance(prior, str):
-        check_choice("n_prior", prior, ("flat",))
-        if n_mechanism is None:
-            raise ValueError(
-                'n_prior="flat" needs n_mechanism: without a release of n its posterior is improper'
-            )
-        return _FlatPrior()
-    if hasattr(prior, "logpmf"):
-        return prior.logpmf
-    if callable(prior):
-        return prior
-    raise TypeError(
-        f'n_prior must be a distribution with logpmf, a callable, "flat" or None, got {type(prior).__name__}'
-    )

@@ -51,6 +51,8 @@ class RecordModel(Protocol):
 
     - ``chain_state`` (dict of arrays and numbers) and ``end_warmup()``, for a posterior step that tunes itself: every
       chain has its own dict, which is saved with the chain; after `end_warmup` it must not change the step any more;
+    - ``alpha`` (K,), for a model whose parameters are the probabilities of K categories with this Dirichlet prior: Gibbs sampling
+      on counts then runs compiled;
     - ``one_n_only`` (bool, default False): whether the number of records cannot vary within a chain;
     - ``exchangeable`` (bool, default True): whether all records have the same law and the same statistic.
 
@@ -192,7 +194,8 @@ class Kernel(Protocol):
     """One way to move a chain. Everything random comes from ``rng``; the state that came in is used up.
 
     Optional, found by ``hasattr``: ``run(state, release, rng, n_sweeps, trace) -> ChainState``, many compiled sweeps at
-    once (see `kernels.chain`), and ``tune(...)``, called during warm-up only.
+    once (see `kernels.chain`); ``tune(...)``, called during warm-up only; ``start(state) -> ChainState``, for a first state that
+    differs from that of records and their totals.
     """
 
     name: str

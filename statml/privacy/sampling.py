@@ -33,7 +33,6 @@ SECONDS_A_ROUND = 1.0
 CHECKPOINT_EVERY = 5.0  # seconds
 FIRST_ROUND = 50  # sweeps
 ANNEALING_STAGES = 12
-EQUAL_COST_LAG = 5  # sweeps of the dearer schedule over which squared jumps are compared
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,8 @@ class Chain:
         x = as_matrix(self.model.sample_records(theta, plan.n_records, rng))
         self.state = state_of(self.model, plan.mechanism, plan.statistics_release, theta, x)
         check_integer_totals(plan.mechanism, self.state)
+        if hasattr(self.kernel, "start"):
+            self.state = self.kernel.start(self.state)
         self.coldest = first_inverse_temperature(self.kernel, self.state, plan.statistics_release)
         self.trace = Trace.empty(self.state, plan.n_sweeps, plan.tune, plan.store_records)
 
@@ -146,7 +147,7 @@ class Chain:
         theta = self.trace.theta
         if one < two == self.position and hasattr(self.mover, "tune"):
             self.mover.tune(theta[one:two])
-        if one < two < three < four and trials:
+        if two + 1 < three and three + 1 < four and trials:
             if self.position in (two, three):
                 self.mover.settings |= trials[(self.position == three)]
             elif self.position == four:
@@ -209,20 +210,20 @@ def first_inverse_temperature(kernel, state: ChainState, release: Array) -> floa
 
 
 def better_schedule(first: Array, second: Array, first_cost: float, second_cost: float) -> int:
-    """0 or 1: under which of two schedules theta moves further for the same cost.
+    """0 or 1: under which of two schedules theta moves further for its cost.
 
-    Compares expected squared jumps of standardised parameters over so many sweeps of each that both cost the same; the slowest
-    parameter counts.
+    Compares expected squared jumps of standardised parameters from sweep to sweep, over the cost of a sweep; the slowest parameter
+    counts.
     """
-    dearer = max(first_cost, second_cost)
     spread = np.concatenate([first, second]).std(axis=0)
-    jumps = []
-    for theta, cost in ((first, first_cost), (second, second_cost)):
-        lag = min(max(round(EQUAL_COST_LAG * dearer / cost), 1), max(len(theta) // 2, 1))
-        squared = np.mean((theta[lag:] - theta[:-lag]) ** 2, axis=0)
-        moved = spread > 0
-        jumps.append(np.min(squared[moved] / spread[moved] ** 2) if moved.any() else 0.0)
-    return int(jumps[1] > jumps[0])
+    moved = spread > 0
+    if not moved.any():
+        return int(second_cost < first_cost)
+    efficiency = [
+        np.min(np.mean(np.diff(theta[:, moved], axis=0) ** 2, axis=0) / spread[moved] ** 2) / cost
+        for theta, cost in ((first, first_cost), (second, second_cost))
+    ]
+    return int(efficiency[1] > efficiency[0])
 
 
 def check_integer_totals(mechanism: Mechanism, state: ChainState) -> None:

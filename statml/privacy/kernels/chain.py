@@ -24,6 +24,7 @@ from ..compiled import (
 )
 from ..protocols import Array, ChainState, Mechanism, RecordModel
 
+MOST_KNOWN = 10_000  # values of a density that is not compiled
 PASSES = 3.0  # over the records in a plain sweep: draw, accept, posterior
 
 
@@ -145,10 +146,17 @@ class LogEta:
             self.compiled is not None and self.compiled.log_density is separable_log_density
         )
         self._constant: tuple[bytes, float] = (b"", 0.0)
+        self._known: dict[tuple[bytes, bytes], float] = {}
 
     def __call__(self, release: Array, S: Array) -> float:
         if self.compiled is None:
-            return float(self.mechanism.log_density(release, S))
+            # totals of counts come back again and again
+            key = (release.tobytes(), S.tobytes())
+            if key not in self._known:
+                if len(self._known) >= MOST_KNOWN:
+                    self._known.clear()
+                self._known[key] = float(self.mechanism.log_density(release, S))
+            return self._known[key]
         return self.shifted(release, S) + self.constant(release)
 
     def shifted(self, release: Array, S: Array) -> float:

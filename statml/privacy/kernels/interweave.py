@@ -14,7 +14,7 @@ in this distribution, and sets x = G(u, theta) (the ancillarity-sufficiency inte
 - else a proposal from the prior, accepted with the ratio of g.
 
 All leave the posterior exactly invariant. With very little noise the move is small and not worth its cost: an adaptive
-kernel compares the expected squared jump distance at equal cost with and without it during warm-up, then keeps to the better.
+kernel compares the expected squared jump distance over cost with and without it during warm-up, then keeps to the better.
 Cost is counted in passes over the records rather than in seconds, so that results do not depend on the machine.
 
 Cost: a plain sweep, and O(nm) for each point at which a slice looks (some 3 to 10).

@@ -85,6 +85,7 @@ class ReversibleJump:
         """A sweep of the inner kernel, then jumps."""
         s = release if self.n_mechanism is None else release[:-1]
         self.inner.inverse_temperature = self.inverse_temperature
+        # not inner.run: to hand compiled steps over for a single sweep costs more than the sweep
         state, info = self.inner.sweep(state, s, rng)
         state, rate = self.jump(state, release, s, rng)
         return state, {

@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import logsumexp
 
 from ..._validation import check_number
 from ..protocols import Mechanism, RecordModel, UnknownSensitivity
@@ -101,7 +100,8 @@ class FiniteExponential(Mechanism):
         ndarray of shape (...)
         """
         z = np.asarray(totals, dtype=float) / self.scale
-        return z[..., int(release[0])] - logsumexp(z, axis=-1)
+        z = z - z.max(axis=-1, keepdims=True)
+        return z[..., int(release[0])] - np.log(np.exp(z).sum(axis=-1))
 
     def randomise(self, totals: ArrayLike, rng: np.random.Generator) -> Array:
         """The position of an output, shape (1,), reproducible from `rng`. For simulation, not for publishing."""
