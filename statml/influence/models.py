@@ -85,7 +85,10 @@ def make_oracle(
     if hasattr(estimator, "model") and hasattr(estimator.model, "exog"):
         return _from_statsmodels(estimator, X, y, sample_weight, memory_limit)
     if isinstance(estimator, type) or not hasattr(estimator, "fit"):
-        raise TypeError(f"estimator must be a fitted model or a GradientOracle, got {estimator!r}")
+        raise TypeError(
+            f"estimator must be a fitted model or a GradientOracle, got {estimator!r}; a torch network is taken as "
+            "statml.adapters.influence.TorchOracle(module, loss_fn)"
+        )
     if X is None or y is None:
         raise ValueError(
             "X and y must hold the training data of a scikit-learn estimator, got None"
