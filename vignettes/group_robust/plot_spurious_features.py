@@ -239,7 +239,8 @@ plt.show()
 #   linear model.)
 # * Tree slices come as near to the oracle as chance allows to say, without its labels.
 # * More is not better: each further round of cutting planes finds slices that are hard rather than neglected. The default
-#   therefore keeps the round that is best by its own first slices, out of fold, which here is the first:
+#   therefore judges the rounds by the slices of the first, out of fold, and keeps the first round that is within a
+#   standard error of the best:
 with pd.option_context("display.width", 160, "display.max_columns", None):
     print(agro.history_.round(3))
 
