@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 
 _HOMES = {
+    "TorchOracle": "influence",
     "MLP": "_mlp",
     "NetClassifier": "_estimator",
     "NetRegressor": "_estimator",
