@@ -1,7 +1,8 @@
 """Benchmarks of statml.adapters.pruning: what masking costs a step, accuracy of sparse networks, errors of one-shot pruning.
 
     python benchmarks/pruning.py                # everything
-    python benchmarks/pruning.py steps          # some parts: steps, layers, saliencies, rewinding
+    python benchmarks/pruning.py steps          # some parts: steps, layers, saliencies, rewinding,
+                                                #   channels, sparse_kernels, files
 
 Both sides of a comparison run in turn on the same machine, in CPU time, with the same number of threads. Accuracies are of
 Fashion-MNIST (its test set, 10,000 images), which is downloaded on the first run.
@@ -21,6 +22,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMB
 import numpy as np
 import pandas as pd
 import torch
+from _pruning_deployment import TITLES, channels, files, sparse_kernels
 from statml.adapters import MLP, NetClassifier, PruningClassifier
 from statml.adapters._net import Batches, Records
 from statml.adapters.pruning import (
@@ -337,7 +339,12 @@ def _print(title: str, rows: list[dict]) -> None:
     print(f"\n## {title}\n\n{table}\n", flush=True)
 
 
+def _deployment(part):
+    return lambda: _print(TITLES[part.__name__], part())
+
+
 PARTS = {part.__name__: part for part in (steps, layers, saliencies, rewinding)}
+PARTS |= {part.__name__: _deployment(part) for part in (channels, sparse_kernels, files)}
 
 if __name__ == "__main__":
     for part in sys.argv[1:] or PARTS:

@@ -248,7 +248,10 @@ def test_csr_agrees_with_dense_and_with_scipy(sparsity):
         np.testing.assert_array_equal(theirs.toarray(), net[0].weight.numpy())
         expected = (theirs @ x.numpy().T).T + net[0].bias.numpy()
         np.testing.assert_allclose(layer(x).numpy(), expected, atol=1e-5)
-        assert layer(x.reshape(4, 4, 60)).shape == (4, 4, 80)
+        stacked = layer(x.reshape(4, 4, 60))
+        torch.testing.assert_close(stacked.view(16, 80), layer(x), rtol=0, atol=0)
+        torch.testing.assert_close(layer(x[0]), layer(x)[0], rtol=0, atol=1e-5)
+        assert layer(x[:0]).shape == (0, 80)
     assert layer.columns.dtype == layer.row_starts.dtype == torch.int32  # not torch's 64 bits
 
 
