@@ -126,7 +126,7 @@ with warnings.catch_warnings(record=True) as caught:
 print(
     terms.loc[
         ["q[female, low]", "q[female, high]", "q[male, high]", "q[male, low]", "worst-group loss"]
-    ].round(3)
+    ].round(5)
 )
 for warning in caught:
     print(warning.message)
