@@ -137,7 +137,10 @@ class Chain:
         end = self._quarter(1)
         if self.position >= end:
             return 1.0
-        stage = self.position * ANNEALING_STAGES // end
+        # the last stage that has begun: it must not change between stations, wherever a round ends
+        stage = max(
+            k for k in range(ANNEALING_STAGES) if end * k // ANNEALING_STAGES <= self.position
+        )
         return float(self.coldest ** (1 - stage / ANNEALING_STAGES))
 
     def _decide(self) -> None:

@@ -90,6 +90,23 @@ def test_a_killed_run_resumes_with_bit_identical_draws(kernel, tmp_path, monkeyp
     assert calls == 0
 
 
+@pytest.mark.parametrize("tune", [0, 3, 17, 100, 333, 500])
+def test_a_chain_is_the_same_in_rounds_of_any_length(tune):
+    """Far from the release, so that warm-up is tempered; rounds that end beside the stages of the tempering."""
+    plan = PrivatePosterior(
+        models.NormalMean(1.0, prior_sd=50.0, bounds=(-90, 90)), mechanisms.Gaussian(0.05), 20, tune=tune, draws=20
+    )._plan([40.0])  # fmt: skip
+    whole = Chain(plan, np.random.default_rng(0), np.array([-60.0]))
+    assert whole.coldest < 0.01
+    whole.advance(tune + 20)
+    for length in (1, 7, 13):
+        parts = Chain(plan, np.random.default_rng(0), np.array([-60.0]))
+        while parts.position < tune + 20:
+            parts.advance(length)
+        for name, value in vars(whole.trace).items():
+            np.testing.assert_array_equal(value, getattr(parts.trace, name))
+
+
 def test_resuming_does_not_depend_on_the_workers(tmp_path, monkeypatch):
     whole = posterior("interweave", store_records=True)
     monkeypatch.setattr(sampling, "CHECKPOINT_EVERY", 0.0)
