@@ -384,15 +384,17 @@ def test_disagreement_is_said_in_numbers():
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("name", NETS)
 def test_random_zeros_never_change_the_output(name, seed):
-    # weights with 95 % zeros, so that units die in every way; all biases zero in every second network
+    # scattered zeros and rows of zeros, so that units die in every way; no biases in every second network, in which a
+    # row of zeros is a zero for certain, whereas a constant may have to stay
     net, x = build(name, seed)
     with torch.no_grad():
         for parameter in net.parameters():
             if parameter.ndim > 1:
-                parameter.masked_fill_(torch.rand_like(parameter) < 0.95, 0.0)
+                rows = torch.rand(len(parameter), *[1] * (parameter.ndim - 1)) < 0.3
+                parameter.masked_fill_(rows | (torch.rand_like(parameter) < 0.9), 0.0)
             elif seed % 2:
                 parameter.zero_()
     small = compact(net, x)
-    assert n_parameters(small) < n_parameters(net)
+    assert n_parameters(small) <= n_parameters(net) - (seed % 2)
     scale = max(1.0, net(x).abs().max().item())
     assert largest_difference(net, small, x) < EXACT * scale
