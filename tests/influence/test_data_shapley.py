@@ -95,7 +95,7 @@ def test_intervals_cover_the_enumerated_value_at_their_rate(game):
     replications = 100
     covered = np.zeros(8)
     for seed in range(replications):
-        found = fit(game, "permutation", max_permutations=60, stop=0, random_state=seed)
+        found = fit(game, "permutation", max_permutations=250, stop=0, random_state=seed)
         covered += np.abs(found.values_ - truth) <= 1.96 * found.std_error_
     rate = covered.mean() / replications
     assert rate == pytest.approx(0.95, abs=3 * np.sqrt(0.95 * 0.05 / replications))

@@ -159,7 +159,7 @@ print(auto.rank(cancer.data[test], cancer.target[test], k=6))
 # -------------------------------------------
 #
 # Remove the k patients that help most, all at once. Adding up their single effects understates what a refit shows, the
-# more so the larger the group; the Newton step of the *group* follows.
+# more so the larger the group. The Newton step of the *group* follows up to twenty patients, and overshoots after.
 helpful = np.argsort(-exact.mean(axis=0))
 sizes = [1, 5, 10, 20, 30, 40]
 groups = [helpful[:k] for k in sizes]
