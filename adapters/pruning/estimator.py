@@ -72,8 +72,7 @@ class PruningEstimator(PathReport, DeploymentMixin, NetEstimator):
         start = self._warm_start()
         train, val = self._split(y, np.random.default_rng(seeds[0]))
         data, held_out = (as_records(X, y, extras, part) for part in (train, val))
-        drawn = np.random.default_rng(seeds[1])
-        scored = np.sort(drawn.permutation(len(train))[: self._n_scored()])
+        scored = self._scored(extras.get("weight"), train, np.random.default_rng(seeds[1]))
         cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
         with torch.random.fork_rng(devices=cuda):  # torch's global state stays as it was
             torch.manual_seed(seed_of(seeds[2]))
@@ -136,6 +135,8 @@ class PruningEstimator(PathReport, DeploymentMixin, NetEstimator):
         sparsity = check_number("sparsity", sparsity, 0, 1, high_open=True)
         n = sum(self.masks_[name].size for name in self.layer_density_)
         found = np.flatnonzero(self.path_["sparsity"].to_numpy() >= sparsity - 1 / n)
+        if not len(found) and sparsity <= self.sparsity:
+            found = np.array([len(self.path_) - 1])  # whole units came as near as they could
         if not len(found):
             raise ValueError(
                 f"sparsity must be at most that of the last level, {self.path_['sparsity'].max():.6g}, got {sparsity:g}"
@@ -209,8 +210,19 @@ class PruningEstimator(PathReport, DeploymentMixin, NetEstimator):
             learning_rate(self.lr_schedule),
         )
 
-    def _n_scored(self) -> int:
-        return check_integer("score_records", self.score_records, low=1)
+    def _scored(
+        self, weight: NDArray | None, train: NDArray, rng: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Records on which weights are scored, as positions in `train`; weighted ones in proportion to their weights."""
+        n = check_integer("score_records", self.score_records, low=1)
+        if weight is None:
+            return np.sort(rng.permutation(len(train))[:n])
+        p = weight[train].astype(float)
+        if not p.any():
+            raise ValueError(
+                "sample_weight must hold a positive value among the records to train on"
+            )
+        return np.sort(rng.choice(len(train), n, p=p / p.sum()))
 
     def _split(self, y: NDArray, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
         train, val = split(y, self.validation_fraction, rng, y.dtype.kind == "i")

@@ -18,6 +18,9 @@ from statml._validation import RandomState, check_choice, check_number
 
 from .compensation import move_by_fisher, refit_least_squares
 from .distribution import DISTRIBUTIONS, Distribution
+from .distribution.by_layer import Uniform
+from .distribution.erk import ERK
+from .distribution.pooled import LAMP
 from .layer_inputs import execution_order, layers_of
 from .masks import (
     Masks,
@@ -68,8 +71,11 @@ def check_members(
             raise ValueError(
                 f'{saliency!r} moves the weights itself: compensate must be None or "ls"'
             )
-    lamp = type(distribution).__name__ == "LAMP"
-    if lamp and not isinstance(saliency, Magnitude):
+    if isinstance(structure, NOfM) and isinstance(distribution, (ERK, Uniform)):
+        raise ValueError(
+            f'structure {structure!r} gives every layer the same share: scope must be "global" or "layer", got {distribution!r}'
+        )
+    if isinstance(distribution, LAMP) and not isinstance(saliency, Magnitude):
         raise ValueError(f'scope="lamp" is defined for criterion="magnitude", got {saliency!r}')
     if distribution.rescale({}, {}) is not None and not isinstance(structure, Weights):
         raise ValueError(

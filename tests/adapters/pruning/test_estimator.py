@@ -361,6 +361,7 @@ def test_convolutional_networks_are_pruned_by_channel_with_their_normalisations(
     assert gone.any()
     for name in ("1.bias", "2.weight", "2.bias"):
         assert (model.masks_[name] == ~gone).all()
+    assert model.at_sparsity(0.5).sparsity_ == model.sparsity_ < 0.5 + 0.05
     small = model.compact()
     assert sum(p.numel() for p in small.parameters()) < sum(
         p.numel() for p in model.module_.parameters()
@@ -446,6 +447,22 @@ def test_labels_may_be_strings_and_records_weighted(digits):
     assert np.isin(model.predict(X), np.arange(5)).mean() > 0.95
 
 
+def test_accelerate_and_a_network_that_was_trained_before(digits):
+    X, y = digits
+    plain = PruningClassifier(**QUICK).fit(X, y)
+    fast = PruningClassifier(**QUICK, accelerate={"cpu": True}).fit(X, y)
+    assert fast.sparsity_ == plain.sparsity_
+    assert fast.score(X, y) == pytest.approx(plain.score(X, y), abs=0.05)
+    again = PruningClassifier(
+        plain.module_, sparsity=0.9, schedule="static", epochs=2, lr=0.01, random_state=0
+    )
+    assert again.fit(X, y).score(X, y) > plain.score(X, y) - 0.15
+    assert (
+        sum(p.count_nonzero() for p in plain.module_.parameters())
+        == plain.path_["nonzero"].iloc[-1]
+    )
+
+
 def test_a_regressor_explains_most_of_a_smooth_function_with_a_fifth_of_its_weights():
     rng = np.random.default_rng(0)
     X = rng.uniform(-2, 2, (800, 2))
@@ -482,6 +499,7 @@ BAD = [
     ({"loss": "magic"}, "loss must be"),
     ({"exclude": ("layers.9",)}, "layers.9"),
     ({"structure": "2:4", "sparsity": 0.9}, "sparsity=0.5"),
+    ({"structure": "2:4", "sparsity": 0.5, "scope": "erk"}, "same share"),
     ({"structure": "4:2", "sparsity": 0.5}, "0 < n < m"),
     ({"criterion": "sparsegpt"}, "layer by layer"),
     ({"criterion": "taylor", "scope": "lamp"}, "lamp"),
