@@ -43,8 +43,8 @@ from statml._validation import (
 )
 from statml.parallel import check_progress
 
-from ._net import Batches, Checkpoint, Net, Progress, Records, accelerated, silent
 from ._mlp import MLP
+from ._net import Batches, Checkpoint, Net, Progress, Records, accelerated, silent
 
 NESTED = ("module__", "optimizer__", "iterator_train__")
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
