@@ -105,7 +105,8 @@ class PruningPathDisplay:
         ]
         ax.set_xticks(ticks)
         ax.set(xlabel="weights that are left (log scale)", ylabel="error", ylim=(0, None))
-        ax.legend()
+        ax.set_ylim(top=1.25 * ax.get_ylim()[1])  # room for the legend
+        ax.legend(loc="upper left", ncols=3)
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
