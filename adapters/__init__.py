@@ -17,8 +17,10 @@ _HOMES = {
     "MaskDisplay": "pruning",
     "PruningCallback": "pruning",
     "PruningClassifier": "pruning",
+    "PruningEffectDisplay": "pruning",
     "PruningPathDisplay": "pruning",
     "PruningRegressor": "pruning",
+    "decompose_pruning_effect": "pruning",
 }
 
 __all__ = sorted(_HOMES)

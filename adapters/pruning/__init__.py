@@ -2,6 +2,7 @@
 
 from .channel_ids import ChannelGroup, find_groups
 from .compaction import compact
+from .decomposition import PruningEffectDisplay, PruningEffectResult, decompose_pruning_effect
 from .deployment import DeploymentMixin
 from .displays import LayerDensityDisplay, MaskDisplay, PruningPathDisplay
 from .distribution import DISTRIBUTIONS, Distribution, apportion, erk_densities
@@ -59,6 +60,8 @@ __all__ = [
     "PruneRounds",
     "PruningCallback",
     "PruningClassifier",
+    "PruningEffectDisplay",
+    "PruningEffectResult",
     "PruningPathDisplay",
     "PruningRegressor",
     "Saliency",
@@ -72,6 +75,7 @@ __all__ = [
     "benchmark",
     "compact",
     "cubic_sparsity",
+    "decompose_pruning_effect",
     "density",
     "efficiency_table",
     "erk_densities",

@@ -254,16 +254,20 @@ def test_normalisations_keep_their_statistics_network_by_network():
 
 def test_without_pruning_learning_rate_rewinding_is_extended_training_bit_for_bit(digits):
     """A fraction so small that no weight goes."""
-    runs = decompose_pruning_effect(
-        (16,),
-        *digits,
-        noise=(0.1,),
-        fraction=1e-9,
-        levels=2,
-        n_replicates=2,
-        epochs=3,
-        random_state=0,
-    ).runs.set_index(["arm", "level", "replicate"])
+    runs = (
+        decompose_pruning_effect(
+            (16,),
+            *digits,
+            noise=(0.1,),
+            fraction=1e-9,
+            levels=2,
+            n_replicates=2,
+            epochs=3,
+            random_state=0,
+        )
+        .runs.set_index(["arm", "level", "replicate"])
+        .sort_index()
+    )
     columns = ["train_loss", "test_loss", "test_error", "memorised"]
     pd.testing.assert_frame_equal(runs.loc["lrr"][columns], runs.loc["edt"][columns])
     pd.testing.assert_frame_equal(runs.loc["lrr"][columns], runs.loc["random"][columns])
