@@ -88,7 +88,7 @@ class Scoring:
         return total
 
     def record_gradients(self) -> Iterator[dict[str, Tensor]]:
-        """Gradients of single records' losses, in chunks of shape (records, *weight)."""
+        """Gradients of single records' losses, in chunks of shape (records, ...)."""
         with evaluation_mode(self.module):
             weights, rest = self._frozen()
 

@@ -57,7 +57,7 @@ class RepresenterPoint(BaseInfluence):
     l2_ : float
     refitted_ : bool
     diagnostics_ : dict
-        ``representer_gap``: largest |f − b − Σα⟨a, a⟩| over the training records, relative to the largest |f − b|.
+        ``representer_gap``: largest absolute f − b − Σα⟨a, a⟩ over the training records, relative to the largest f − b.
 
     Examples
     --------

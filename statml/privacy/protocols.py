@@ -155,7 +155,7 @@ class Mechanism:
         return CompiledDensity(separable_log_density, constants)
 
     def epsilon(self, sensitivity: ArrayLike | None = None) -> float:
-        """The privacy loss: the largest |log g(s, S) - log g(s, S*)| over neighbours; inf where unbounded."""
+        """The privacy loss: the largest absolute log g(s, S) - log g(s, S*) over neighbours; inf where unbounded."""
         raise NotImplementedError
 
     def acceptance_bound(

@@ -23,12 +23,12 @@ X_train, y_train, X_test, y_test = X[:1100], y[:1100], X[1100:], y[1100:]
 # Four networks at every level
 # ----------------------------
 #
-# ==================  =========================  ==================================
-# test error of       trained for T epochs       trained for (k+1) T epochs
-# ==================  =========================  ==================================
-# all weights         the dense network          extended dense training (EDT)
-# few weights         the pruned mask, restarted pruning with learning-rate rewinding (LRR)
-# ==================  =========================  ==================================
+# ==================  ============================  ==========================================
+# test error of       trained for T epochs          trained for (k+1) T epochs
+# ==================  ============================  ==========================================
+# all weights         the dense network             extended dense training (EDT)
+# few weights         the pruned mask, restarted    pruning with learning-rate rewinding (LRR)
+# ==================  ============================  ==========================================
 #
 # The step from the upper left to the lower right is what pruning does. It can be taken through either of the other corners: first longer,
 # then smaller, or the other way round. The *Shapley effect* of time is the mean of both ways, that of size too, and the

@@ -1,5 +1,7 @@
 """Sphinx configuration; ``make site`` builds from here into site/ at the root of the repository."""
 
+import importlib
+import re
 import shutil
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -16,6 +18,22 @@ author = "The statml developers"
 copyright = f"2026, {author}"
 version = release = version_of("statml")
 
+# The modules of the API reference, as its page names them.
+DOCUMENTED = re.findall(r"^   (statml[\w.]*)$", (SITE / "api.rst").read_text(), flags=re.MULTILINE)
+
+
+def is_at_home(module, name):
+    """Whether a public name is described on this module's page: the one nearest to where it is defined."""
+    homes = [
+        other
+        for other in DOCUMENTED
+        if name in getattr(importlib.import_module(other), "__all__", [])
+    ]
+    defined = getattr(getattr(importlib.import_module(module), name), "__module__", module)
+    near = [other for other in homes if f"{defined}.".startswith(f"{other}.")]
+    return module == max(near or homes, key=len)
+
+
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
@@ -30,6 +48,7 @@ exclude_patterns = ["auto/scripts"]
 # ---- API reference: what a module's __all__ names, as its own docstrings tell it
 autosummary_imported_members = True
 autosummary_ignore_module_all = False
+autosummary_context = {"is_at_home": is_at_home}
 numpydoc_show_class_members = False  # the class template lists the members
 
 

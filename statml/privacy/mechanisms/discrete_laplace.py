@@ -30,7 +30,7 @@ class DiscreteLaplace(AdditiveNoise):
     Parameters
     ----------
     scale : float or array-like of shape (m,)
-        t > 0: P(z) is proportional to exp(-|z| / t).
+        t > 0: P(z) is proportional to exp(-abs(z) / t).
     sensitivity : float, array-like of shape (m,), or None, default=None
         Largest L1 norm of the change of the total when one record is replaced, or a bound for each entry.
 
@@ -83,7 +83,7 @@ class DiscreteLaplace(AdditiveNoise):
         return totals + (rng.geometric(stop) - rng.geometric(stop))
 
     def separable(self, n_statistics: int) -> SeparableNoise:
-        """log g = constant - sum_j |s_j - S_j| / t_j."""
+        """log g = constant - sum_j abs(s_j - S_j) / t_j."""
         weight = np.broadcast_to(1 / self.scale, n_statistics).copy()
         return SeparableNoise(np.ones(n_statistics, dtype=np.int64), weight)
 

@@ -84,7 +84,7 @@ class Laplace(AdditiveNoise):
         return totals + rng.laplace(scale=np.broadcast_to(self.scale, totals.shape))
 
     def separable(self, n_statistics: int) -> SeparableNoise:
-        """log g = constant - sum_j |s_j - S_j| / b_j."""
+        """log g = constant - sum_j abs(s_j - S_j) / b_j."""
         weight = np.broadcast_to(1 / self.scale, n_statistics).copy()
         return SeparableNoise(np.ones(n_statistics, dtype=np.int64), weight)
 
