@@ -246,7 +246,7 @@ def test_a_regression_with_nothing_known_recovers_its_coefficients():
     sums = np.array([v.sum(), (u * v).sum(), (v * v).sum(), u.sum(), (u * u).sum()])
     noise = mechanisms.Laplace(0.5)
     fit = PrivateLinearRegression(
-        noise, n, formula="y ~ a", bounds=bounds, **QUICK | {"draws": 500, "tune": 500}
+        noise, n, formula="y ~ a", bounds=bounds, **QUICK | {"draws": 300, "tune": 300}
     ).fit(noise.randomise(sums, rng))  # fmt: skip
     table = fit.tidy().set_index("term")
     slope, intercept, *_ = stats.linregress(a, y)

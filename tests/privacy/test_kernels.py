@@ -529,7 +529,7 @@ def test_an_unknown_number_of_records_has_its_exact_posterior(kernel, with_relea
     noise_n = mechanisms.DiscreteLaplace(2.0) if with_release else None
     release = [4, 6] if with_release else [4]
     posterior = run(
-        BETA, noise, 5, release, kernel, draws=300, tune=50, n_prior=UpTo(12), n_mechanism=noise_n
+        BETA, noise, 5, release, kernel, draws=200, tune=50, n_prior=UpTo(12), n_mechanism=noise_n
     )
     mean, sd, n1, n2 = unknown_n_reference(noise, noise_n, 4.0, 6.0, 12)
     check(posterior, mean, sd)

@@ -236,7 +236,7 @@ def test_the_density_of_perturbed_coefficients_integrates_to_one(noise):
         s = np.array([a, b])
         return np.exp(mechanism.log_density(s, mechanism.statistic(None, x, s).sum(axis=0)))
 
-    mass, error = dblquad(density, -12, 12, -12, 12, epsabs=1e-4, epsrel=1e-4)
+    mass, error = dblquad(density, -12, 12, -12, 12, epsabs=1e-3, epsrel=1e-3)
     assert mass == pytest.approx(1, abs=3e-3 + error)
 
 
