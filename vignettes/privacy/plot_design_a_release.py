@@ -125,6 +125,8 @@ pd.DataFrame(
 ).round(2)
 
 # %%
+# The same privacy, and slopes known more than twice as well.
+#
 # The rehearsal
 # -------------
 #
