@@ -98,8 +98,8 @@ for ax, (term, rows) in zip(axes, design.table.groupby("term", sort=False), stri
 axes[0].legend(frameon=False)
 
 # %%
-# At :math:`\epsilon = 0.1` the release would tell hardly more than the prior; at 10 nearly as much as the confidential records. In between, the
-# width falls almost in proportion to the noise: this release is limited by its noise, not by the number of patients.
+# At :math:`\epsilon = 0.1` the release would tell hardly more than the prior; at 10 nearly as much as the confidential records. From 1
+# to 10 the noise falls tenfold and the width fivefold: this release is limited by its noise, not by the number of patients.
 #
 # How long would the sampler need? Proposals for single records are accepted with a probability that the privacy loss bounds from below, and
 # that is far higher on average:
