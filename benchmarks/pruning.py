@@ -278,7 +278,6 @@ def saliencies() -> None:
                 accuracy.append(model.score(X_test, y_test))
             row[f"accuracy at {sparsity:.0%}"] = np.mean(accuracy)
             row["CPU s"] = row.get("CPU s", 0.0) + time.process_time() - start
-        print(row, flush=True)
         rows.append(row)
     _print(
         "Fashion-MNIST, 5,000 images, MLP 784-100-50-10: one shot, then 10 epochs; mean of 2 seeds",
