@@ -447,7 +447,16 @@ def test_labels_may_be_strings_and_records_weighted(digits):
     assert np.isin(model.predict(X), np.arange(5)).mean() > 0.95
 
 
-def test_accelerate_and_a_network_that_was_trained_before(digits):
+@pytest.fixture
+def fresh_accelerate():
+    """Accelerate's settings are those of the whole process, and other tests have their own."""
+    state = pytest.importorskip("accelerate.state").AcceleratorState
+    state._reset_state(reset_partial_state=True)
+    yield
+    state._reset_state(reset_partial_state=True)
+
+
+def test_accelerate_and_a_network_that_was_trained_before(digits, fresh_accelerate):
     X, y = digits
     plain = PruningClassifier(**QUICK).fit(X, y)
     fast = PruningClassifier(**QUICK, accelerate={"cpu": True}).fit(X, y)
