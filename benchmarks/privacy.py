@@ -157,11 +157,11 @@ def coverage() -> None:
     model = models.LinearRegression(
         2, x_mean=[0.9, -1.17], x_cov=np.eye(2), sigma2=2.0, prior_scale=2.0, bounds=(-10, 10)
     )
-    n_sims, rows = 120, []
-    for epsilon in (0.1, 0.3, 1, 3, 10):
+    n_sims, rows = 240, []
+    for seed, epsilon in enumerate((0.1, 0.3, 1, 3, 10)):
         noise = mechanisms.Laplace.from_epsilon(epsilon, model.sensitivity("replace"))
         task = partial(covered, model, noise)
-        out = np.array(parallel_map(task, range(n_sims), random_state=0, progress=False))
+        out = np.array(parallel_map(task, range(n_sims), random_state=seed, progress=False))
         inside, naive, sd, acceptance = out[:, 0], out[:, 1], out[:, 2], out[:, 3]
         # the three coefficients of one simulation are not independent: the error is over simulations
         rows.append(
