@@ -100,6 +100,14 @@ def accelerated(net_class: type[Net]) -> type[Net]:
     from skorch.hf import AccelerateMixin
 
     class Accelerated(AccelerateMixin, net_class):
+        def _initialize_accelerator(self):
+            # a criterion has no parameters, which torch's wrapper for several processes refuses
+            criteria, self._criteria = self._criteria, []
+            try:
+                return super()._initialize_accelerator()
+            finally:
+                self._criteria = criteria
+
         def get_iterator(self, dataset, training=False):
             # accelerate shards torch's own loader among the processes
             kind = "iterator_train" if training else "iterator_valid"

@@ -379,3 +379,35 @@ def test_a_module_of_ones_own_is_handed_to_load(iris, tmp_path):
         NetClassifier.load(path)
     with pytest.raises(ValueError, match="do not fit the module"):
         NetClassifier.load(path, module=MLP)
+
+
+TWO_PROCESSES = """
+import os
+import numpy as np
+from sklearn.datasets import load_iris
+from statml.adapters import NetClassifier
+X, y = load_iris(return_X_y=True)
+model = NetClassifier(epochs=40, lr=0.01, accelerate={"cpu": True}, random_state=0).fit(X - X.mean(0), y)
+weights = np.concatenate([p.detach().numpy().ravel() for p in model.module_.parameters()])
+np.savez(f"rank{os.environ['RANK']}.npz", weights=weights, score=model.score(X - X.mean(0), y))
+"""
+
+
+def test_two_processes_train_one_network(tmp_path):
+    pytest.importorskip("accelerate")
+    (tmp_path / "script.py").write_text(TWO_PROCESSES)
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+    ]
+    run = subprocess.run(
+        [*launch, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    first, second = (np.load(tmp_path / f"rank{rank}.npz") for rank in (0, 1))
+    np.testing.assert_array_equal(first["weights"], second["weights"])
+    assert first["score"] > 0.9

@@ -31,7 +31,7 @@ def is_at_home(module, name):
     ]
     defined = getattr(getattr(importlib.import_module(module), name), "__module__", module)
     near = [other for other in homes if f"{defined}.".startswith(f"{other}.")]
-    return module == max(near or homes, key=len)
+    return module == max(near or homes or [module], key=len)
 
 
 extensions = [
