@@ -49,7 +49,9 @@ exclude_patterns = ["auto/scripts"]
 autosummary_imported_members = True
 autosummary_ignore_module_all = False
 autosummary_context = {"is_at_home": is_at_home}
-suppress_warnings = ["config.cache"]  # a function in the configuration only means no cached pickle of it
+suppress_warnings = [
+    "config.cache"
+]  # a function in the configuration only means no cached pickle of it
 numpydoc_show_class_members = False  # the class template lists the members
 
 
