@@ -130,7 +130,7 @@ def test_the_posterior_step_keeps_the_joint_law_of_parameters_and_records(name):
     """Geweke's idea with independent chains: (theta, x) from the joint law, theta anew given x, x anew given theta, theta
     anew given x. The last theta must have the prior, and theta with the statistics the joint law."""
     model = MODELS[name]
-    n_draws = 2000
+    n_draws = 1500
 
     def functions(theta, x):
         S = model.statistic(x).sum(axis=0)
@@ -177,7 +177,7 @@ def within(draws, mean, sd=None, z=4.5):
         assert (np.abs(spread - sd) <= z * error + 1e-12).all()
 
 
-def posterior_draws(model, x, size=20_000, seed=7):
+def posterior_draws(model, x, size=12_000, seed=7):
     rng = np.random.default_rng(seed)
     theta = model.sample_prior(rng)
     return np.array([model.draw_posterior(x, theta, rng) for _ in range(size)])
@@ -225,7 +225,7 @@ def test_regression_with_nothing_known_has_the_conjugate_posterior():
     scatter = (x[:, :2] - x_bar).T @ (x[:, :2] - x_bar)
     Psi = (x_df - 3) * V + scatter + 3 * n / (3 + n) * np.outer(x_bar - m0, x_bar - m0)
     Sigma = Psi / (x_df + n - 3)
-    draws = posterior_draws(model, x, 30_000)
+    draws = posterior_draws(model, x, 15_000)
     beta_sd = np.sqrt(b / (a - 1) * np.diag(np.linalg.inv(precision)))
     assert model.parameter_names[3:] == [
         "sigma2", "x_mean[0]", "x_mean[1]", "x_cov[0,0]", "x_cov[1,0]", "x_cov[1,1]",

@@ -299,7 +299,7 @@ def regression_in_numpy():
 
 def test_regression_on_noisy_moments_agrees_with_published_long_runs():
     """Case I: 4 x 245,000 sweeps of another program, with MCSE 0.0057 of the means; acceptance 0.8718."""
-    posterior = fitted(I_MODEL, mechanisms.Laplace(1.5), 50, I_RELEASE, "interweave", 12_000)
+    posterior = fitted(I_MODEL, mechanisms.Laplace(1.5), 50, I_RELEASE, "interweave", 10_000)
     theta = draws_by_chain(posterior)
     mcse = np.array([az.mcse(v) for v in np.moveaxis(theta, -1, 0)])
     z = (theta.mean(axis=(0, 1)) - [-0.925, -2.059, 0.623]) / np.hypot(mcse, 0.0057)
@@ -319,7 +319,7 @@ def test_a_users_numpy_regression_agrees_with_the_compiled_one():
     """On eight records, where the plain kernel moves fast enough for short chains."""
     release = {name: value / 6 for name, value in I_RELEASE.items()}
     own = fitted(I_MODEL, mechanisms.Laplace(0.4), 8, release, "interweave", 8000)
-    user = fitted(regression_in_numpy(), mechanisms.Laplace(0.4), 8, release, "auto", 2500)
+    user = fitted(regression_in_numpy(), mechanisms.Laplace(0.4), 8, release, "auto", 1500)
     assert user.kernel_ == "mwg"
     assert user.acceptance_rate_ == pytest.approx(own.acceptance_rate_, abs=0.01)
     a, b = draws_by_chain(own), draws_by_chain(user)
