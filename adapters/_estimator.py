@@ -41,7 +41,7 @@ from statml._validation import (
     check_integer,
     check_number,
 )
-from statml.parallel import check_progress
+from statml.parallel import check_progress, qualified_name
 
 from ._mlp import MLP
 from ._net import Batches, Checkpoint, Net, Progress, Records, accelerated, silent
@@ -236,18 +236,34 @@ class NetEstimator(BaseEstimator):
         """Resume from `checkpoint_dir` and go on writing there; returns the number of epochs done."""
         folder = Path(self.checkpoint_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        identity = {
-            name: value if isinstance(value, (str, int, float, type(None))) else repr(value)
-            for name, value in self.get_params(deep=False).items()
-            if name not in ("progress", "checkpoint_dir", "epochs")
-        }
-        start = (
-            {} if net.history else {k: v.cpu().numpy() for k, v in net.module_.state_dict().items()}
-        )
+        start = {k: v.cpu().numpy() for k, v in net.module_.state_dict().items()}
+        identity = self._identity("epochs")  # which may grow: a run that has ended goes on
         fingerprint = joblib.hash((type(self).__name__, identity, data, start))
         callback = Checkpoint(folder / "training.pt", fingerprint, order)
         net.callbacks_.append(("checkpoint", callback.initialize()))
-        return min(callback.resume(net), net.max_epochs)
+        done = callback.resume(net)
+        if done > net.max_epochs:
+            raise ValueError(
+                f"epochs is {net.max_epochs}, but the run in checkpoint_dir {str(folder)!r} has had {done}. "
+                "Ask for at least as many, name another folder, or delete this one to start anew."
+            )
+        return done
+
+    def _identity(self, *free: str) -> dict[str, str]:
+        """The parameters of a run, but those that may differ when it is resumed, as any process writes them."""
+        identity = {}
+        for name, value in self.get_params(deep=False).items():
+            if name in ("progress", "checkpoint_dir", *free):
+                continue
+            if hasattr(value, "__qualname__"):  # a function or class
+                identity[name] = qualified_name(value)
+            elif isinstance(value, nn.Module) or type(value).__repr__ is object.__repr__:
+                identity[name] = type(value).__qualname__  # a module's weights are compared
+            else:
+                identity[name] = repr(value)
+        if not _is_plain(self.random_state):  # the weights that came of it are compared
+            del identity["random_state"]
+        return identity
 
     def _as_float32(self, X: ArrayLike, y: ArrayLike | str = "no_validation", **checks: Any) -> Any:
         """scikit-learn's checks of the data, and the one cast that torch wants."""

@@ -100,6 +100,8 @@ def accelerated(net_class: type[Net]) -> type[Net]:
     from skorch.hf import AccelerateMixin
 
     class Accelerated(AccelerateMixin, net_class):
+        """The net with skorch's mixin in front."""
+
         def _initialize_accelerator(self):
             # a criterion has no parameters, which torch's wrapper for several processes refuses
             criteria, self._criteria = self._criteria, []

@@ -212,7 +212,7 @@ def _open_checkpoint(folder: Path, function, tasks: list, random_state, descript
     else:
         root = as_seed_sequence(random_state)
     manifest = {
-        "function": _qualified_name(function),
+        "function": qualified_name(function),
         "description": description,
         "n_tasks": len(tasks),
         "tasks": joblib.hash(tasks),
@@ -249,7 +249,8 @@ def _read_manifest(path: Path) -> dict:
     return manifest
 
 
-def _qualified_name(function) -> str:
+def qualified_name(function: Callable) -> str:
+    """What identifies a function or class in another process too, where its address is another."""
     while isinstance(function, partial):
         function = function.func
     named = function if hasattr(function, "__qualname__") else type(function)

@@ -256,13 +256,8 @@ class Walk:
             return 0
         folder = Path(estimator.checkpoint_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        identity = {
-            name: value if isinstance(value, (str, int, float, type(None))) else repr(value)
-            for name, value in estimator.get_params(deep=False).items()
-            if name not in ("progress", "checkpoint_dir")
-        }
         fingerprint = joblib.hash(
-            (type(estimator).__name__, k, identity, self.identity, self.start)
+            (type(estimator).__name__, k, estimator._identity(), self.identity, self.start)
         )
         callback = MaskedCheckpoint(folder / f"cycle_{k:03d}.pt", fingerprint, order)
         callback.masking = masking

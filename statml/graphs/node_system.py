@@ -40,6 +40,8 @@ class PairMatrix(Protocol):
 
 @dataclass(frozen=True)
 class DenseMatrix:
+    """A matrix held as an array; the system with it is solved exactly."""
+
     values: Array
 
     @property
@@ -55,6 +57,8 @@ class DenseMatrix:
 
 @dataclass(frozen=True)
 class SparseMatrix:
+    """A matrix that is zero but for the edges."""
+
     values: sp.csr_array
 
     @property

@@ -302,7 +302,7 @@ def _names(transform, final, estimator, n_features):
         try:
             return [str(name) for name in estimator[:-1].get_feature_names_out()]
         except (AttributeError, ValueError, NotFittedError):
-            pass
+            pass  # a step that gives no names: the columns are numbered below
     names = getattr(final, "feature_names_in_", None)
     return [f"x{j}" for j in range(n_features)] if names is None else [str(name) for name in names]
 

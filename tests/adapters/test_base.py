@@ -274,6 +274,30 @@ def test_a_stopped_run_goes_on_to_the_same_result(iris, tmp_path):
     assert rest.loss_curve_ == whole.loss_curve_
 
 
+def test_fewer_epochs_than_were_run_are_refused(iris, tmp_path):
+    NetClassifier(**QUICK, random_state=0, checkpoint_dir=tmp_path).fit(*iris)
+    with pytest.raises(
+        ValueError, match="epochs is 11, but the run in checkpoint_dir .* has had 40"
+    ):
+        NetClassifier(**{**QUICK, "epochs": 11}, random_state=0, checkpoint_dir=tmp_path).fit(*iris)
+
+
+def test_a_module_made_by_a_function_is_the_same_run_in_another_process(iris, tmp_path):
+    """A new process gives the function, and a Generator, another address."""
+    X, y = iris
+
+    def made_anew():
+        def network(n_inputs, n_outputs):
+            return nn.Linear(n_inputs, n_outputs)
+
+        return NetClassifier(
+            network, epochs=4, random_state=np.random.default_rng(0), checkpoint_dir=tmp_path
+        )
+
+    first, again = made_anew().fit(X, y), made_anew().fit(X, y)
+    np.testing.assert_array_equal(first.predict_proba(X), again.predict_proba(X))
+
+
 def test_a_checkpoint_of_other_data_or_parameters_is_refused(iris, tmp_path):
     X, y = iris
     NetClassifier(**QUICK, random_state=0, checkpoint_dir=tmp_path).fit(X, y)
