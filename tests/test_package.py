@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = {"inference", "datasets"}  # the subpackages of statml that every family may use
+SHARED = {"inference", "datasets", "solvers"}  # the subpackages of statml that every family may use
 HEAVY = {"torch", "pymc", "arviz", "pytensor", "matplotlib"}
 
 
@@ -88,7 +88,11 @@ def test_every_folder_of_sources_is_a_package():
 
 def test_data_and_type_marker_are_shipped(shipped):
     data = {path.relative_to(ROOT).as_posix() for path in (ROOT / "statml").rglob("data/*.csv")}
-    assert data | {"statml/py.typed"} <= shipped
+    weights = {
+        "statml/" + path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "adapters").rglob("weights/*.safetensors")
+    }
+    assert data | weights | {"statml/py.typed"} <= shipped
 
 
 def test_no_top_level_name_but_statml_is_installed(shipped):

@@ -32,10 +32,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cho_solve
 
 from .._validation import as_seed_sequence, check_choice, check_integer, check_number
+from ..solvers import MIN_RCOND, scaled_cholesky
 from ._base import BaseInfluence
 from .oracle import MEMORY_LIMIT, GradientOracle, count, take
 from .projection import RandomProjection
-from .solvers.direct import MIN_RCOND, scaled_cholesky
 
 Array = NDArray[np.float64]
 

@@ -13,10 +13,10 @@ from statml.influence.curvature import Curvature
 from statml.influence.glm_families import Gaussian, Softmax
 from statml.influence.oracle import GradientOracle
 from statml.influence.solvers import make_solver
-from statml.influence.solvers.conjugate_gradient import conjugate_gradient
 from statml.influence.solvers.ekfac import apply_spectrum, ekfac
 from statml.influence.solvers.lanczos import lanczos
 from statml.influence.solvers.lissa import largest_eigenvalue
+from statml.solvers import conjugate_gradient
 
 
 def solver_of(name, curvature, *, damping=0.0, tol=1e-10, max_iter=None, rank=10**6, seed=0):

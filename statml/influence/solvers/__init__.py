@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .conjugate_gradient import ConjugateGradientSolver
+from ...solvers import ConjugateGradientSolver, DirectSolver
 from .datainf import DataInfSolver
-from .direct import DirectSolver
 from .ekfac import EKFACSolver
 from .lanczos import LanczosSolver
 from .lissa import LiSSASolver
