@@ -239,7 +239,7 @@ class NetEstimator(BaseEstimator):
         start = {k: v.cpu().numpy() for k, v in net.module_.state_dict().items()}
         identity = self._identity("epochs")  # which may grow: a run that has ended goes on
         fingerprint = joblib.hash((type(self).__name__, identity, data, start))
-        callback = Checkpoint(folder / "training.pt", fingerprint, order)
+        callback = self._make_checkpoint(folder / "training.pt", fingerprint, order)
         net.callbacks_.append(("checkpoint", callback.initialize()))
         done = callback.resume(net)
         if done > net.max_epochs:
@@ -248,6 +248,10 @@ class NetEstimator(BaseEstimator):
                 "Ask for at least as many, name another folder, or delete this one to start anew."
             )
         return done
+
+    def _make_checkpoint(self, path: Path, fingerprint: str, order: torch.Generator) -> Checkpoint:
+        """The callback that keeps the state; a method with state of its own returns a subclass."""
+        return Checkpoint(path, fingerprint, order)
 
     def _identity(self, *free: str) -> dict[str, str]:
         """The parameters of a run, but those that may differ when it is resumed, as any process writes them."""
