@@ -4,6 +4,7 @@ A download goes into a cache folder, ``$STATML_CACHE`` or ``~/.cache/statml``, a
 compared. Where the environment variable STATML_DATA names a folder, files found there are used first.
 """
 
+from ._attribute_images import fetch_cifar10c, make_attribute_images
 from ._group_robust import (
     fetch_adult,
     fetch_compas,
@@ -20,10 +21,12 @@ __all__ = [
     "fetch_adult",
     "fetch_bitcoin_alpha",
     "fetch_bitcoin_otc",
+    "fetch_cifar10c",
     "fetch_compas",
     "fetch_fashion_mnist",
     "load_berkeley_admissions",
     "load_sampson",
+    "make_attribute_images",
     "make_colored_digits",
     "make_overparameterized_spurious",
     "make_signed_network",
