@@ -161,7 +161,7 @@ class NetEstimator(BaseEstimator):
                 for name, v in {"y": y, **extras}.items()
             },
         )
-        seeds = as_seed_sequence(self.random_state).generate_state(2).tolist()
+        seeds = self._seeds().generate_state(2).tolist()
         order = torch.Generator().manual_seed(seeds[1])
         cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
         with torch.random.fork_rng(devices=cuda):  # torch's global state stays as it was
@@ -173,6 +173,10 @@ class NetEstimator(BaseEstimator):
             net.partial_fit(data, epochs=epochs - done)
         self._finish(net)
         return self
+
+    def _seeds(self) -> np.random.SeedSequence:
+        """What fixes the initial weights and the order of the records of one training."""
+        return as_seed_sequence(self.random_state)
 
     def _finish(self, net: Net) -> None:
         self.loss_curve_ = [float(row["train_loss"]) for row in net.history]
@@ -305,17 +309,17 @@ class NetEstimator(BaseEstimator):
 
         check_is_fitted(self, "net_")
         arrays: list[np.ndarray] = []
+        parameters = {
+            name: value
+            for name, value in self.get_params(deep=False).items()
+            if name not in ("checkpoint_dir", "random_state", "progress")
+        }
+        code = {name: repr(value) for name, value in parameters.items() if not _is_plain(value)}
+        plain = {name: value for name, value in parameters.items() if name not in code}
         header = {
             "class": type(self).__name__,
-            "parameters": to_plain(
-                {
-                    name: value if _is_plain(value) else repr(value)
-                    for name, value in self.get_params(deep=False).items()
-                    if name not in ("checkpoint_dir", "random_state", "progress")
-                },
-                arrays,
-                "the parameters",
-            ),
+            "parameters": to_plain(plain, arrays, "the parameters"),
+            "code": code,  # what they were, for the error of `load`
             "fitted": to_plain(self._fitted_attributes(), arrays, "what fit learned"),
         }
         tensors = self._packed(
@@ -331,7 +335,10 @@ class NetEstimator(BaseEstimator):
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike, module: type[nn.Module] | nn.Module | None = None
+        cls,
+        path: str | os.PathLike,
+        module: type[nn.Module] | nn.Module | None = None,
+        **code: Any,
     ) -> Self:
         """Read what `save` wrote; no code in the file is run.
 
@@ -340,6 +347,8 @@ class NetEstimator(BaseEstimator):
         path : path
         module : torch Module or a function that makes one, optional
             The one that was fitted, if it was not the default.
+        **code
+            Other parameters that are code (``optimizer``, a class), by name.
 
         Returns
         -------
@@ -373,11 +382,13 @@ class NetEstimator(BaseEstimator):
         arrays = [tensors[f"array.{k}"].numpy() for k in range(n_arrays)]
         parameters = from_plain(header["parameters"], arrays)
         if module is not None:
-            parameters["module"] = module
-        elif parameters["module"] != "mlp":
-            raise ValueError(
-                f"{str(path)!r} holds the weights of {parameters['module']}; hand it over as `module`"
-            )
+            code["module"] = module
+        for name, what in header["code"].items():
+            if name not in code:
+                raise ValueError(
+                    f"{str(path)!r} was written with {name}={what}; hand it over as `{name}`"
+                )
+        parameters |= code
         estimator = cls(**parameters).set_params(device="cpu", accelerate=None)
         for name, value in from_plain(header["fitted"], arrays).items():
             setattr(estimator, name, _as_fitted(value))

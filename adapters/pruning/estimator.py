@@ -268,8 +268,8 @@ class PruningEstimator(PathReport, DeploymentMixin, NetEstimator):
         return kept
 
     @classmethod
-    def load(cls, path: Any, module: Any = None) -> Self:
-        estimator = super().load(path, module)
+    def load(cls, path: Any, module: Any = None, **code: Any) -> Self:
+        estimator = super().load(path, module, **code)
         for name in ("path_", "history_"):
             setattr(estimator, name, pd.DataFrame(getattr(estimator, name)))
         estimator.loss_curve_ = estimator.history_["train_loss"].tolist()

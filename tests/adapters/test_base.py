@@ -405,6 +405,17 @@ def test_a_module_of_ones_own_is_handed_to_load(iris, tmp_path):
         NetClassifier.load(path, module=MLP)
 
 
+def test_every_parameter_that_is_code_is_handed_to_load(iris, tmp_path):
+    X, y = iris
+    path = tmp_path / "model.safetensors"
+    model = NetClassifier(**QUICK, optimizer=torch.optim.NAdam, random_state=0).fit(X, y)
+    model.save(path)
+    with pytest.raises(ValueError, match="hand it over as `optimizer`"):
+        NetClassifier.load(path)
+    again = NetClassifier.load(path, optimizer=torch.optim.NAdam)
+    np.testing.assert_array_equal(model.predict_proba(X), again.predict_proba(X))
+
+
 TWO_PROCESSES = """
 import os
 import numpy as np
