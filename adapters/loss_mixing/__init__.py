@@ -14,6 +14,8 @@ _HOMES = {
     "RuleVotes": "auxiliary",
     "SoftTarget": "auxiliary",
     "Teacher": "auxiliary",
+    "head_meta_gradient": "head",
+    "meta_gradient": "one_step",
 }
 
 __all__ = sorted(_HOMES)

@@ -49,6 +49,9 @@ class Block(Protocol):
     def tensors(self, device: Any, dtype: Any) -> Self:
         """The block for tensors of torch."""
 
+    def padded(self, m: int) -> Self:
+        """The block with m more records, which have none of its losses."""
+
 
 # --- functions that take both NumPy arrays and tensors ----------------------------------------------
 
@@ -63,6 +66,10 @@ def log_softmax(z: Any) -> Any:
 
 def exp(z: Any) -> Any:
     return np.exp(z) if isinstance(z, np.ndarray) else z.exp()
+
+
+def _padded(values: NDArray, m: int) -> NDArray:
+    return np.concatenate([values, np.zeros((m, *values.shape[1:]), values.dtype)])
 
 
 def _as_tensor(values: NDArray, device: Any, dtype: Any) -> Any:
@@ -124,6 +131,12 @@ class TargetBlock:
             setattr(block, name, _as_tensor(getattr(self, name), device, dtype))
         return block
 
+    def padded(self, m):
+        block = copy.copy(self)
+        for name in ("mask", "targets", "negative_entropy"):
+            setattr(block, name, _padded(getattr(self, name), m))
+        return block
+
     @staticmethod
     def joined(blocks: Sequence[TargetBlock]) -> TargetBlock:
         """Neighbours of one temperature as one block: fewer, larger operations."""
@@ -153,12 +166,18 @@ class EntropyBlock:
     def tensors(self, device, dtype):
         return EntropyBlock(self.names[0], _as_tensor(self.mask, device, dtype))
 
+    def padded(self, m):
+        return EntropyBlock(self.names[0], _padded(self.mask, m))
+
 
 class FunctionBlock:
     """A function of logits (b, C) and index (b,), both tensors, that returns losses (b,)."""
 
-    def __init__(self, name: str, function: Callable[[Any, Any], Any], mask: NDArray):
+    def __init__(
+        self, name: str, function: Callable[[Any, Any], Any], mask: Any, n: int | None = None
+    ):
         self.names, self.function, self.mask = [name], function, mask
+        self.n = len(mask) if n is None else n  # the records that the function knows
 
     def losses(self, logits, index):
         if isinstance(logits, np.ndarray):
@@ -183,7 +202,7 @@ class FunctionBlock:
         return block.losses(z, i).detach().numpy(), block.gradients(z, i).numpy()
 
     def _checked(self, logits, index):
-        losses = self.function(logits, index)
+        losses = self.function(logits, index.clamp(max=self.n - 1))
         shape = tuple(getattr(losses, "shape", ()))
         if shape != (len(logits),):
             raise ValueError(
@@ -207,7 +226,11 @@ class FunctionBlock:
             )
 
     def tensors(self, device, dtype):
-        return FunctionBlock(self.names[0], self.function, _as_tensor(self.mask, device, dtype))
+        mask = _as_tensor(self.mask, device, dtype)
+        return FunctionBlock(self.names[0], self.function, mask, self.n)
+
+    def padded(self, m):
+        return FunctionBlock(self.names[0], self.function, _padded(self.mask, m), self.n)
 
 
 # --- sources ----------------------------------------------------------------------------------------
@@ -478,9 +501,32 @@ class Losses:
 
 
 def bind_losses(
-    y: NDArray[np.int64], aux: Sequence[Any] | None, classes: NDArray, X: Any, temperature: float
+    y: NDArray[np.int64],
+    aux: Sequence[Any] | None,
+    classes: NDArray,
+    X: Any,
+    temperature: float,
+    n: int | None = None,
 ) -> Losses:
-    """The losses of a fit: the cross-entropy with y (positions in classes, -1 for unlabelled), then the auxiliary ones.
+    """The losses of a fit: the cross-entropy with y, then the auxiliary ones.
+
+    Parameters
+    ----------
+    y : ndarray of int of shape (n + m,)
+        Positions in classes, -1 for unlabelled.
+    aux : sequence of sources or None
+        They speak of the first n records only.
+    classes : ndarray of shape (C,)
+    X : array-like of shape (n, ...)
+        For teachers that are models.
+    temperature : float
+        Of the teachers that name none.
+    n : int, optional
+        That of all records by default.
+
+    Returns
+    -------
+    Losses
 
     Raises
     ------
@@ -489,22 +535,24 @@ def bind_losses(
     ValueError
         If a source does not fit the records.
     """
+    n = len(y) if n is None else n
     one_hot = (y[:, None] == np.arange(len(classes))).astype(float)
     blocks: list[Any] = [TargetBlock(["ce"], one_hot[:, None], (y != UNLABELLED)[:, None])]
     if aux is not None and not isinstance(aux, (list, tuple)):
         aux = [aux]
     for source in aux or []:
         if isinstance(source, Teacher):
-            blocks.append(source.bind(len(y), classes, X, temperature))
-            continue
-        if not hasattr(source, "bind"):
-            if not callable(source):
-                raise TypeError(
-                    "aux takes SoftTarget, Teacher, RuleVotes, Entropy, PerExample or a function of logits and index, "
-                    f"got {type(source).__name__}"
-                )
-            source = PerExample(source)
-        blocks.append(source.bind(len(y), classes, X))
+            block: Any = source.bind(n, classes, X, temperature)
+        elif hasattr(source, "bind"):
+            block = source.bind(n, classes, X)
+        elif callable(source):
+            block = PerExample(source).bind(n, classes, X)
+        else:
+            raise TypeError(
+                "aux takes SoftTarget, Teacher, RuleVotes, Entropy, PerExample or a function of logits and index, "
+                f"got {type(source).__name__}"
+            )
+        blocks.append(block.padded(len(y) - n))
     merged: list[Any] = []
     for block in blocks:
         alike = isinstance(block, TargetBlock) and merged and isinstance(merged[-1], TargetBlock)
