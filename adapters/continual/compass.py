@@ -173,7 +173,7 @@ class CompassDisplay:
         for a, axis in zip(angle, INNER, strict=True):
             ax.plot([0, np.cos(a)], [0, np.sin(a)], color="0.8", lw=0.8, zorder=0)
             _label(ax, 1.07, a, axis, size=8)
-        first, width = 2.0, 0.16  # radius and width of the ring of marks
+        first, width = 2.4, 0.18  # radius and width of the ring of marks
         turn = 2 * np.pi / len(OUTER)
         for k, entry in enumerate(entries):
             color = COLORS.get(entry["color"], entry["color"])

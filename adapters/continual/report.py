@@ -36,6 +36,7 @@ TITLES = {
     "forgetting": "forgetting, from the best",
     "forgetting_since_learned": "forgetting, since learned",
 }
+SHARES = ("acc", "average_incremental", "base", "new")  # in [0, 1]
 RATES = ("auroc", "fpr95", "oscr", "outlier_rate", "inlier_rate")
 
 
@@ -106,15 +107,19 @@ class ContinualReport:
         Parameters
         ----------
         level : float, default=0.95
-            Of Student's t interval over the runs. It reflects what differs among them, seeds and orders, not the choice of the
-            test records. NaN with one run.
+            Of Student's t interval over the runs, cut to [0, 1] for accuracies. It reflects what differs among them, seeds and
+            orders, not the choice of the test records. NaN with one run.
 
         Returns
         -------
         DataFrame
             term, estimate, std_error, conf_low, conf_high, n_runs.
         """
-        return _over_runs(self.scores(), level)
+        table = _over_runs(self.scores(), level)
+        share = table["term"].isin(SHARES)
+        for end in ("conf_low", "conf_high"):
+            table.loc[share, end] = table.loc[share, end].clip(0, 1)
+        return table
 
     def conf_int(self, level: float = 0.95) -> pd.DataFrame:
         """Intervals over runs, indexed by term; see `tidy`."""
@@ -150,7 +155,7 @@ class ContinualReport:
         """
         parts = []
         for t in range(len(self.tasks)):
-            values = {"all": [], "base": [], "new": []}
+            values: dict[str, list[float]] = {"all": [], "base": [], "new": []}
             for run in self.runs:
                 row = np.asarray(run["matrix"])[t]
                 weights = self.n_classes[list(run["order"])][: t + 1]
@@ -170,13 +175,15 @@ class ContinualReport:
         Parameters
         ----------
         level : float, default=0.95
-            Of the intervals of ``outlier_rate`` over runs; with one run, Wilson's over its records.
+            Of the intervals of ``outlier_rate``: Wilson's over the records, its ends averaged over the runs; with several runs
+            the wider, at each end, of that and Student's t interval over the runs.
 
         Returns
         -------
         DataFrame
-            Indexed by score and set: auroc, fpr95, oscr, outlier_rate, inlier_rate, conf_low, conf_high. The row ``worst`` of
-            a score has the set with the smallest mean outlier rate.
+            Indexed by score and set: auroc, fpr95, oscr, outlier_rate, inlier_rate (means over runs), conf_low, conf_high,
+            worst_set. The row ``worst`` of a score repeats that of the set with the smallest outlier rate, which ``worst_set``
+            names.
 
         Raises
         ------
@@ -192,14 +199,16 @@ class ContinualReport:
                 found = [self._open_set_scores(run, score, name) for run in self.runs]
                 frame = pd.DataFrame([{k: getattr(one, k) for k in RATES} for one in found])
                 row = {"score": score, "set": name, **frame.mean().to_dict()}
-                if len(found) == 1:
-                    interval = found[0].conf_int(level).loc["outlier_rate"]
-                else:
-                    interval = _over_runs(frame[["outlier_rate"]], level).iloc[0]
-                row |= {"conf_low": interval["conf_low"], "conf_high": interval["conf_high"]}
+                wilson = [one.conf_int(level).loc["outlier_rate"] for one in found]
+                low, high = (np.mean([w[end] for w in wilson]) for end in ("conf_low", "conf_high"))
+                if len(found) > 1:
+                    student = _over_runs(frame[["outlier_rate"]], level).iloc[0]
+                    low = max(min(low, student["conf_low"]), 0.0)
+                    high = min(max(high, student["conf_high"]), 1.0)
+                row |= {"conf_low": low, "conf_high": high, "worst_set": ""}
                 of_score.append(row)
             worst = min(of_score, key=lambda row: row["outlier_rate"])
-            rows += [*of_score, worst | {"set": "worst"}]
+            rows += [*of_score, worst | {"set": "worst", "worst_set": worst["set"]}]
         return pd.DataFrame(rows).set_index(["score", "set"])
 
     def summary(self, level: float = 0.95) -> Summary:
@@ -246,7 +255,10 @@ class ContinualReport:
                         for _, row in rows.iterrows()
                     ],
                     ["AUROC", "FPR95", "OSCR", "rejected", "of known", f"{level:.0%} interval"],
-                    [f"{score}: {name}" for score, name in rows.index],
+                    [
+                        f"{score}: {name} {f'({worst})' if worst else ''}".strip()
+                        for (score, name), worst in zip(rows.index, rows["worst_set"], strict=True)
+                    ],
                     title="Unknown records",
                     txt_fmt=fmt_params,
                 )

@@ -237,6 +237,7 @@ def test_intervals_are_students_over_runs(reports):
     expected = ttest_1samp(values, 0).confidence_interval(0.9)
     assert table.loc["bwt", "estimate"] == pytest.approx(values.mean())
     np.testing.assert_allclose(table.loc["bwt", ["conf_low", "conf_high"]].astype(float), expected)
+    assert table.loc["base", "conf_high"] <= 1
     assert report.conf_int().index.tolist() == table.index.tolist()
 
 
@@ -281,6 +282,11 @@ def test_the_worst_set_is_reported(reports):
         of_score = table.loc[score]
         sets = of_score.drop("worst")["outlier_rate"]
         assert of_score.loc["worst", "outlier_rate"] == sets.min()
+        assert sets[of_score.loc["worst", "worst_set"]] == sets.min()
+    assert (table["conf_low"] < table["outlier_rate"] + 1e-12).all()
+    assert (
+        table["conf_high"] - table["conf_low"] > 0.005
+    ).all()  # also where all runs reject all of 300
     assert table.loc[("outlier_proba", "worst"), "outlier_rate"] > 0.9
     # thresholds come from one half of the known records, rates from the other: near 5 %, not equal
     n = len(reports[0].runs[0]["open_set"]["softmax"]["in"])
