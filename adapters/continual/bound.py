@@ -14,6 +14,7 @@ The protocol (everything else in this family asks for nothing more)::
     bound.fit(Z, y, y_pred=None)        -> self
     bound.distances(Z)                  -> (n, n_classes)
     bound.outlier_proba(Z, y_pred=None) -> (n,)
+    bound.outlier_proba_per_class(Z)    -> (n, n_classes)
     bound.inverse(p, c)                 -> distance at which w_c is p
     bound.classes_, means_, params_     -> arrays
 
@@ -216,13 +217,25 @@ class Bound(BaseEstimator):
         return Z
 
     def _codes(self, name: str, labels: ArrayLike) -> NDArray[np.int64]:
-        labels = column_or_1d(labels)
-        known = np.isin(labels, self.classes_)
-        if not known.all():
-            raise ValueError(
-                f"{name} must hold labels from classes_, {_listed(self.classes_)}, got {labels[~known][0]!r}"
-            )
-        return np.searchsorted(self.classes_, labels)
+        return class_codes(name, labels, self.classes_)
+
+
+def class_codes(name: str, labels: ArrayLike, classes: NDArray) -> NDArray[np.int64]:
+    """Positions of labels in the sorted `classes`; an error naming the argument if one is not there.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> class_codes("y", ["b", "a"], np.array(["a", "b"]))
+    array([1, 0])
+    """
+    labels = column_or_1d(labels)
+    known = np.isin(labels, classes)
+    if not known.all():
+        raise ValueError(
+            f"{name} must hold labels from classes_, {_listed(classes)}, got {labels[~known][0]!r}"
+        )
+    return np.searchsorted(classes, labels)
 
 
 def warn_starved(labels: NDArray, starved: NDArray[np.bool_], needed: str, stacklevel: int) -> None:

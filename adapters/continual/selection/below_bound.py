@@ -20,7 +20,5 @@ def below_bound(pool: Pool, n: int, rng: np.random.Generator) -> NDArray[np.int6
     shuffled = shuffled[pool.outlier_proba[shuffled] <= pool.hi]
     keys = [-pool.outlier_proba[shuffled]]
     if pool.bound is not None and pool.labels is not None:
-        code = pool.bound._codes("labels", pool.labels)
-        own = pool.bound.distances(pool.Z)[np.arange(len(pool)), code]
-        keys.insert(0, -own[shuffled])
+        keys.insert(0, -pool.own_distances()[shuffled])
     return shuffled[np.lexsort(keys)][:n]

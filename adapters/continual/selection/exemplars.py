@@ -10,6 +10,7 @@ from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
 from statml._validation import RandomState, as_generator, check_integer
 
+from ..bound import class_codes
 from .bound_filter import BoundFilter, check_band, in_band
 from .pool import Pool, Rule, find_rule
 
@@ -124,5 +125,5 @@ def equal_shares(
 
 def _own_outlier_proba(bound: Any, Z: NDArray, y: NDArray) -> NDArray[np.float64]:
     """w under the record's own class, whatever ``bound.bound`` says."""
-    code = bound._codes("y", y)
+    code = class_codes("y", y, bound.classes_)
     return bound.outlier_proba_per_class(Z)[np.arange(len(Z)), code]

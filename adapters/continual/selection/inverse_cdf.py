@@ -19,17 +19,16 @@ from .pool import Pool, register
 def inverse_cdf(pool: Pool, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Reads ``Z``, ``labels``, ``outlier_proba``, ``bound`` and ``hi``; fewer than n come back where no more lie inside."""
     pool.need("inverse_cdf", "labels", "outlier_proba", "bound")
-    code = pool.bound._codes("labels", pool.labels)
-    own = pool.bound.distances(pool.Z)[np.arange(len(pool)), code]
+    own = pool.own_distances()
     free = pool.outlier_proba <= pool.hi
     chosen: list[int] = []
     while len(chosen) < n and free.any():
-        for c in rng.permutation(np.unique(code[free])):
+        for c in rng.permutation(np.unique(pool.labels[free])):
             if len(chosen) == n:
                 break
-            candidates = np.flatnonzero(free & (code == c))
+            candidates = np.flatnonzero(free & (pool.labels == c))
             p = rng.uniform(0, min(pool.hi, 1 - 1e-9))
-            target = pool.bound.inverse(p, pool.bound.classes_[c])
+            target = pool.bound.inverse(p, c)
             gap = np.abs(own[candidates] - target) if np.isfinite(target) else -own[candidates]
             new = int(candidates[gap.argmin()])
             chosen.append(new)

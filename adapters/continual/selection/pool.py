@@ -14,6 +14,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bound import class_codes
+
 Array = NDArray[np.float64]
 Rule = Callable[["Pool", int, np.random.Generator], NDArray[np.int64]]
 
@@ -52,6 +54,11 @@ class Pool:
 
     def __len__(self) -> int:
         return len(self.Z)
+
+    def own_distances(self) -> Array:
+        """Distance of each candidate to the mean of its label's class, shape (n,)."""
+        code = class_codes("labels", self.labels, self.bound.classes_)
+        return self.bound.distances(self.Z)[np.arange(len(self)), code]
 
     def subset(self, chosen: NDArray[np.int64]) -> Self:
         """The pool of some candidates."""

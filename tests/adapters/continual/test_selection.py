@@ -136,9 +136,6 @@ def test_below_bound_takes_the_largest_w_in_the_band_and_breaks_ties_by_distance
         def distances(self, Z):
             return d[Z[:, 0].astype(int), None]
 
-        def _codes(self, name, labels):
-            return np.asarray(labels)
-
     pool = Pool(np.arange(5.0)[:, None], np.zeros(5, dtype=int), w, bound=Flat())
     chosen = BoundFilter("below_bound", (0, 0.95))(pool, 5, _rng())
     assert chosen.tolist() == [3, 1, 4, 0]

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 from statml.adapters.continual import (
     WeibullBound,
     fit_weibull_tail,
@@ -193,6 +194,22 @@ def test_within_a_class_w_ranks_as_the_distance(blobs):
     d = bound.distances(new)[:, 0]
     order = np.argsort(d)
     assert (np.diff(w[order]) >= 0).all()
+
+
+def test_the_auroc_of_one_class_is_that_of_the_distance_where_w_is_not_flat(blobs):
+    """With cosine distances tau lies below all of them. With Euclid's, most known records tie at w = 0."""
+    Z, y = blobs
+    one = y == "a"
+    foreign = Z[one].mean(axis=0) + 1.2 * np.random.default_rng(2).normal(size=(400, 10))
+    truth = np.repeat([0, 1], 400)
+    records = np.concatenate([Z[one], foreign])
+    for distance, same in (("cosine", True), ("euclidean", False)):
+        bound = WeibullBound(distance).fit(Z[one], y[one])
+        by_w = roc_auc_score(truth, bound.outlier_proba(records))
+        by_distance = roc_auc_score(truth, bound.distances(records)[:, 0])
+        assert (abs(by_w - by_distance) < 1e-12) == same
+        if not same:
+            assert np.mean(bound.outlier_proba(Z[one]) == 0) > 0.5
 
 
 def test_cosine_ignores_scale_and_euclid_rotation(blobs):
