@@ -49,6 +49,11 @@ _HOMES = {
     "decompose_pruning_effect": "pruning",
     "head_meta_gradient": "loss_mixing",
     "meta_gradient": "loss_mixing",
+    "AccuracyBitsDisplay": "quantization",
+    "BNSLossDisplay": "quantization",
+    "GenieQuantizer": "quantization",
+    "LayerSQNRDisplay": "quantization",
+    "SyntheticImagesDisplay": "quantization",
 }
 
 __all__ = sorted(_HOMES)

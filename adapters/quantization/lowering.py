@@ -334,18 +334,16 @@ def walk(traced: fx.GraphModule, X: Tensor) -> Iterator[tuple[str, Any]]:
                 del values[source.name]
 
 
-def quantize_weights(
-    student: fx.GraphModule, bits: Bits, placement: str, weight_grid: Any = None
-) -> None:
+def quantize_weights(student: fx.GraphModule, bits: Bits, weight_grid: Any = None) -> None:
     """Give every layer quantised weights, rounded to nearest.
+
+    8-bit weights are symmetric, with codes 1 to 255 around 128, so that they fit int8 when centred, mirrored or not.
 
     Parameters
     ----------
     student : GraphModule
         As `build_student` made it; changed in place.
     bits : Bits
-    placement : {"academic", "deployable"}
-        "deployable": 8-bit weights are symmetric, with codes 1 to 255 around 128, so that they fit int8 when centred, mirrored or not.
     weight_grid : callable, optional
         (weight, n_bits, symmetric) -> (step, zero_point), an output channel each; by default `search_step`.
     """
@@ -354,7 +352,7 @@ def quantize_weights(
     for k, node in enumerate(layers):
         module = module_of(student, node)
         n = bits.of_layer(node.target, k == 0, k == len(layers) - 1)
-        centred = placement == "deployable" and n == 8
+        centred = n == 8
         weight = module.layer.weight
         step, zero_point = grid(weight, n, centred)
         if centred:
@@ -407,6 +405,6 @@ def round_to_nearest(
     fix_shapes(traced, tuple(X.shape[1:]))
     bits = Bits(n_bits_w, n_bits_a, first_last_bits, first_last_bits)
     student = build_student(traced, placement, bits)
-    quantize_weights(student, bits, placement)
+    quantize_weights(student, bits)
     calibrate(student, traced, X)
     return lower(student, tuple(X.shape[1:]), placement), student

@@ -199,6 +199,10 @@ class WeightQuantizer(nn.Module):
     step : Parameter of shape (n_out, 1, ...)
     hard : bool
         Whether the roundings are decided.
+    nearest : Tensor of uint8
+        Codes of round-to-nearest at the initial step.
+    clipped : float
+        Share of the weights that lie outside the grid at the initial step.
     n_bits : int
 
     Examples
@@ -233,6 +237,10 @@ class WeightQuantizer(nn.Module):
         base = torch.floor(weight / step)
         self.register_buffer("base", base)
         self.V = nn.Parameter(inverse_rectified_sigmoid(weight / step - base))
+        with torch.no_grad():
+            raw = base + (self.V >= 0) + self.zero_point
+        self.clipped = ((raw < low) | (raw > self.high)).double().mean().item()
+        self.nearest = raw.clamp(low, self.high).to(torch.uint8)
         self.hard = False
 
     def codes(self) -> Tensor:
