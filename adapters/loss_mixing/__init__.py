@@ -8,8 +8,12 @@ from __future__ import annotations
 import importlib
 
 _HOMES = {
+    "AMALClassifier": "estimator",
+    "AlignmentDisplay": "displays",
     "DistillationLoss": "auxiliary",
     "Entropy": "auxiliary",
+    "LambdaHistogramDisplay": "displays",
+    "LambdaPathDisplay": "displays",
     "PerExample": "auxiliary",
     "RuleVotes": "auxiliary",
     "SoftTarget": "auxiliary",

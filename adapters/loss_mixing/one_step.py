@@ -253,8 +253,12 @@ def last_layer(module: nn.Module, X: Tensor) -> tuple[str, nn.Linear]:
     finally:
         for handle in handles:
             handle.remove()
-    if seen and seen[-1][2].shape == final.shape and torch.equal(seen[-1][2], final):
-        return seen[-1][:2]
+    if seen:
+        name, layer, output = seen[-1]
+        # the same tensor, or, with mixed precision, a copy in another type
+        cast = final.dtype != output.dtype and torch.equal(final.to(output.dtype), output)
+        if final is output or cast:
+            return name, layer
     raise ValueError(
         'meta="head" and "implicit" need a module whose outputs are those of an nn.Linear; use meta="full" for this one'
     )
