@@ -12,8 +12,8 @@ them are float32, roundings are to the nearest with ties to even, and the sum of
 onnxruntime's kernels for x86 processors with AVX2 do it so; other processors may round an addition to the other neighbour.
 ReLU and ReLU6 before a grid are bounds on codes: rounding is monotone, so that nothing is lost.
 
-Where a graph leaves tensors real (placement "academic", the last layer, normalisations that follow no layer), the reference goes on in
-float64, and other runtimes agree up to their own rounding.
+Normalisations that follow no layer are computed in float32. With placement "academic" outputs of layers are real: the reference then computes
+in float64 between the grids, and other runtimes agree up to their own rounding.
 """
 
 from __future__ import annotations
@@ -183,8 +183,7 @@ class IntegerNetwork:
     ----------
     steps_ : list of Step
     weights_ : dict of str to IntegerWeights
-        By the name of the conv or linear node; of those that read codes. With placement "academic" without those of eight bits and free
-        zero-points, which int8 cannot hold.
+        By the name of the conv or linear node; of those that read codes. Empty with placement "academic".
 
     Examples
     --------
@@ -211,7 +210,7 @@ class IntegerNetwork:
             for step in self.steps_
             if step.node.weight is not None
             and grids[step.inputs[0]] is not None
-            and (graph.placement == "deployable" or fits_int8(step.node))
+            and graph.placement == "deployable"
         }
 
     def __call__(self, X: ArrayLike) -> NDArray[np.float32]:

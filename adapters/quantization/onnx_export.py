@@ -261,7 +261,7 @@ class _Writer:
         """Weights and bias of a layer as real values that come of stored integers."""
         node, grid = step.node, self.grids[step.inputs[0]]
         name = node.name
-        if grid is None or not (self.graph.placement == "deployable" or fits_int8(node)):
+        if grid is None or self.graph.placement == "academic":
             return [self._real_weights(node), self.constant(np.float32(node.bias), f"{name}.bias")]
         stored = integer_weights(node, grid)
         weight = self._weights(node, stored.codes, stored.step)
@@ -277,7 +277,10 @@ class _Writer:
         name = f"{node.name}.weight"
         if self.floats:
             return self.constant(node.weight.values.astype(np.float32), name)
-        scale = self.constant(node.weight.step.astype(np.float32), f"{name}.step")
+        step = node.weight.step.astype(np.float32)
+        if fits_int8(node):
+            return self._weights(node, node.weight.centred.astype(np.int8), step)
+        scale = self.constant(step, f"{name}.step")
         zero = self.constant(node.weight.zero_point.astype(np.uint8), f"{name}.zero_point")
         codes = self.constant(node.weight.codes.astype(np.uint8), name)
         self.node("DequantizeLinear", [codes, scale, zero], [f"{name}.value"], axis=0)
