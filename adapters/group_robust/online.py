@@ -3,11 +3,13 @@ r"""Group DRO's online algorithm for networks: the weights of the groups, and ba
 A batch has memberships :math:`P_{ig}` (zero and one for hard groups). Each step takes
 
 .. math::  \hat L_g = \frac{\sum_i P_{ig}\, \ell_i}{\sum_i P_{ig}}, \qquad
-           q_g \leftarrow q_g \exp\{\eta_q (\hat L_g + a_g)\} \text{ for the groups in the batch},
+           q_g \leftarrow c\, q_g \exp\{\eta_q (\hat L_g + a_g)\} \text{ for the groups in the batch},
 
-scales q to sum to one (and to its caps, for CVaR over groups), and lets the network descend on :math:`\sum_g q_g \hat L_g`.
-A group that is absent from a batch keeps its weight: to take its loss for zero, as published code does, shrinks the
-weight of small groups, the ones that are absent most often.
+c such that these have as much weight together as before (brings q below its caps, for CVaR over groups), and lets the network
+descend on :math:`\sum_g q_g \hat L_g`. So a group that is absent keeps its weight. Published code lets the groups in the batch
+grow and then scales all of them to sum to one; whether the others are skipped there or counted with a loss of zero comes to the
+same: they lose weight, the more often they are absent, and of groups with the same loss the small ones end with none. Where all
+groups are in every batch, as in the paper, the two rules agree.
 
 Balanced batches draw record i with probability :math:`p_i = \frac1m \sum_g V_{ig}`, V the records' weights within
 their groups (`statml.group_robust.membership`): groups have equal chances. Memberships are then
@@ -68,7 +70,7 @@ def group_means(losses: Tensor, membership: Tensor) -> tuple[Tensor, Tensor]:
 def updated_weights(
     q: Tensor, losses: Tensor, present: Tensor, step: float, caps: NDArray | None = None
 ) -> Tensor:
-    """One step of exponentiated gradient; groups that are absent keep their weight before q is scaled.
+    """One step of exponentiated gradient among the groups that are present; absent ones keep their weights.
 
     Parameters
     ----------
@@ -90,10 +92,12 @@ def updated_weights(
     >>> import torch
     >>> q = updated_weights(torch.tensor([0.5, 0.25, 0.25]), torch.tensor([1.0, 0.0, 0.0]), torch.tensor([True, True, False]), 0.693147)
     >>> [round(weight, 3) for weight in q.tolist()]
-    [0.667, 0.167, 0.167]
+    [0.6, 0.15, 0.25]
     """
-    q = q * ((step * losses).clamp_max(LARGEST_STEP) * present).exp()
-    q = (q / q.sum()).clamp_min(LEAST_WEIGHT)
+    before = q * present
+    after = before * (step * losses).clamp_max(LARGEST_STEP).exp()
+    share = before.sum() / after.sum().clamp_min(torch.finfo(q.dtype).tiny)
+    q = (q - before + after * share).clamp_min(LEAST_WEIGHT)
     if caps is None:
         return q
     projected = entropic_projection(q.double().cpu().numpy(), caps)
