@@ -15,6 +15,7 @@ from ._group_robust import (
 from ._images import fetch_fashion_mnist
 from ._latent_classes import corrupt_images, make_latent_classes
 from ._latent_classes import corrupt_images, make_latent_classes
+from ._loss_mixing import make_conflicting_teachers
 from ._networks import fetch_bitcoin_alpha, fetch_bitcoin_otc, load_sampson
 from ._pretrained import fetch_mobilenet_v2_weights
 from ._private import load_berkeley_admissions
@@ -38,6 +39,7 @@ __all__ = [
     "load_sampson",
     "make_attribute_images",
     "make_colored_digits",
+    "make_conflicting_teachers",
     "make_latent_classes",
     "make_latent_classes",
     "make_overparameterized_spurious",
