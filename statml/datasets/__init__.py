@@ -14,17 +14,14 @@ from ._group_robust import (
 )
 from ._images import fetch_fashion_mnist
 from ._latent_classes import corrupt_images, make_latent_classes
-from ._latent_classes import corrupt_images, make_latent_classes
 from ._loss_mixing import make_conflicting_teachers
 from ._networks import fetch_bitcoin_alpha, fetch_bitcoin_otc, load_sampson
 from ._pretrained import fetch_mobilenet_v2_weights
 from ._private import load_berkeley_admissions
 from ._signed_networks import make_signed_network
 from ._spoken_digits import fetch_spoken_digits
-from ._spoken_digits import fetch_spoken_digits
 
 __all__ = [
-    "corrupt_images",
     "corrupt_images",
     "fetch_adult",
     "fetch_bitcoin_alpha",
@@ -34,13 +31,11 @@ __all__ = [
     "fetch_fashion_mnist",
     "fetch_mobilenet_v2_weights",
     "fetch_spoken_digits",
-    "fetch_spoken_digits",
     "load_berkeley_admissions",
     "load_sampson",
     "make_attribute_images",
     "make_colored_digits",
     "make_conflicting_teachers",
-    "make_latent_classes",
     "make_latent_classes",
     "make_overparameterized_spurious",
     "make_signed_network",
