@@ -9,6 +9,9 @@ from __future__ import annotations
 import importlib
 
 _HOMES = {
+    "AttributeRenderer": "attribute_robust",
+    "LearnedEditor": "attribute_robust",
+    "fit_editor": "attribute_robust",
     "TorchOracle": "influence",
     "MLP": "_mlp",
     "NetClassifier": "_estimator",
