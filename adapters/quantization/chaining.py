@@ -23,7 +23,8 @@ from .tracing import module_of, run_nodes
 from .units import Unit, find_units, student_nodes
 
 CHUNK = 128  # records that are executed at a time
-SECOND_PASS_RATE = 4e-4  # of the steps of activations, when they are learnt after the roundings
+# of the steps of activations, when they are learnt after the roundings; as in BRECQ's code
+SECOND_PASS_ITERATIONS, SECOND_PASS_RATE = 5000, 4e-4
 
 
 def reconstruct_network(
@@ -65,11 +66,8 @@ def reconstruct_network(
     units = find_units(traced, learning.granularity)
     passes = [(learning.quantize_activations, settings, True)]
     if learning.activation_step == "after":
-        second = replace(
-            settings,
-            recon_iter=max(settings.recon_iter // 4, min(settings.recon_iter, 1)),
-            lr_a_step=SECOND_PASS_RATE,
-        )
+        n = min(settings.recon_iter, SECOND_PASS_ITERATIONS)
+        second = replace(settings, recon_iter=n, lr_a_step=SECOND_PASS_RATE)
         passes.append((True, second, False))
     children = seeds.spawn(len(passes))
     total = sum(len(units) * chosen.recon_iter for _, chosen, _ in passes)

@@ -177,7 +177,7 @@ class GenieQuantizer(Diagnostics, ClassifierMixin, BaseEstimator):
     ...     nn.Conv2d(1, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3)
     ... )
     >>> _ = net.train()(torch.randn(500, 1, 8, 8))  # a trained network: statistics of its data
-    >>> quantizer = GenieQuantizer(n_samples=32, distill_iter=10, recon_iter=200, random_state=0)
+    >>> quantizer = GenieQuantizer(n_samples=32, distill_iter=10, recon_iter=400, random_state=0)
     >>> quantizer.fit(net.eval(), input_shape=(1, 8, 8)).predict(torch.randn(5, 1, 8, 8).numpy()).shape
     (5,)
     >>> quantizer.layers_[["name", "n_bits_w", "n_weights"]]

@@ -57,11 +57,11 @@ def bns_loss(x: Tensor, mean: Tensor, var: Tensor, eps: float = 1e-5) -> Tensor:
 
 def per_image_loss(x: Tensor, mean: Tensor, var: Tensor, eps: float = 1e-5) -> Tensor:
     """The same with the statistics of every record alone, summed over channels (ZeroQ)."""
-    values = x.flatten(2)
-    if values.shape[2] < 2:
+    if x.shape[2:].numel() < 2 or x.ndim < 3:
         raise ValueError(
             'data="zeroq" matches statistics of single images; this network normalises single values: use another'
         )
+    values = x.flatten(2)
     spread = (values.var(2) + eps).sqrt() - (var + eps).sqrt()
     return ((values.mean(2) - mean).square() + spread.square()).sum(1).mean()
 
