@@ -4,6 +4,8 @@ import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
@@ -15,7 +17,13 @@ from statml.adapters.attribute_robust import (  # noqa: E402
     Shear,
     Translate,
 )
-from statml.adapters.attribute_robust.geometric import affine_warp  # noqa: E402
+from statml.adapters.attribute_robust.geometric import (  # noqa: E402
+    affine_warp,
+    rotation_matrix,
+    scale_matrix,
+    shear_matrix,
+    translation_matrix,
+)
 
 ALL = [Rotation(45), Translate(0.2), Scale(0.7, 1.3), Shear(20)]
 
@@ -122,6 +130,28 @@ def test_neighbours_are_resampled_once_in_their_order():
     twice = Rotation(45).apply(Rotation(45).apply(smooth, rows(20.0)), rows(-20.0))
     inner = (slice(None), slice(None), slice(12, 36), slice(12, 36))
     assert 1e-4 < (twice - smooth)[inner].abs().max() < 0.02
+
+
+@given(
+    st.floats(-360, 360),
+    st.floats(0.1, 10),
+    st.floats(-80, 80),
+    st.floats(-50, 50),
+    st.floats(-50, 50),
+)
+def test_every_map_has_its_inverse_in_the_same_family(degrees, factor, lean, right, down):
+    a, s, k, r, d = (
+        torch.tensor([v], dtype=torch.float64) for v in (degrees, factor, lean, right, down)
+    )
+    for there, back in (
+        (rotation_matrix(a), rotation_matrix(-a)),
+        (scale_matrix(s), scale_matrix(1 / s)),
+        (shear_matrix(k), shear_matrix(-k)),
+        (translation_matrix(r, d), translation_matrix(-r, -d)),
+    ):
+        torch.testing.assert_close(
+            there @ back, torch.eye(3, dtype=torch.float64)[None], rtol=0, atol=1e-12
+        )
 
 
 def test_neighbours_with_other_paddings_are_applied_one_after_the_other():
