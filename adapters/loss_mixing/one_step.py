@@ -159,9 +159,11 @@ def alignment(
             moved = trained
             if step:
                 moved = {
-                    name: (p - step * (slope if scale is None else scale[name] * slope))
-                    .detach()
-                    .requires_grad_()
+                    name: torch.sub(
+                        p.detach(),
+                        slope.detach() if scale is None else scale[name] * slope.detach(),
+                        alpha=step,
+                    ).requires_grad_()
                     for (name, p), slope in zip(trained.items(), g, strict=True)
                 }
             slopes = torch.autograd.grad(val_loss(outputs(moved, X_val)), list(moved.values()))
@@ -169,8 +171,9 @@ def alignment(
             if scale is not None:
                 v = {name: scale[name] * slope for name, slope in v.items()}
         if method == "reverse":
-            product = sum((slope * v[name]).sum() for name, slope in zip(trained, g, strict=True))
-            return len(X) * torch.autograd.grad(product, weights)[0]
+            # the product <g, v>, differentiated by the weights that g is linear in
+            along = [v[name] for name in trained]
+            return len(X) * torch.autograd.grad(g, weights, grad_outputs=along)[0]
     point = {name: p.detach() for name, p in trained.items()}
     _, M = torch.func.jvp(lambda p: _rows(losses(outputs(p, X)), len(X)), (point,), (v,))
     return M.detach()
