@@ -304,6 +304,7 @@ class Chain:
         Of all K parameters; a name that occurs twice is numbered.
     clean, low, high : ndarray of shape (K,)
     differentiable : ndarray of bool, shape (K,)
+        Whether derivatives reach a parameter: neither its attribute nor one after it stops them.
 
     Examples
     --------
@@ -333,7 +334,8 @@ class Chain:
         self.clean = _joined([a.clean for a in attributes])
         self.low = _joined([a.low for a in attributes])
         self.high = _joined([a.high for a in attributes])
-        self.differentiable = np.array([attributes[n].differentiable for n, _ in flat], dtype=bool)
+        last = max([n for n, a in enumerate(attributes) if not a.differentiable], default=-1)
+        self.differentiable = np.array([n > last for n, _ in flat], dtype=bool)
         self._sizes = [a.n_parameters for a in attributes]
 
     @property

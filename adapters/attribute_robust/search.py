@@ -1,0 +1,280 @@
+r"""The inner search: for each record the attributes in the box at which the objective is largest.
+
+With :math:`u = 2 (\alpha - low) / (high - low) - 1` every parameter has the box [-1, 1], so that an angle, a shift and a
+standard deviation share one step size. For all records of a batch at once, each with attributes of its own:
+
+1. k random starts, u uniform in the box, judged without derivatives; the best is kept (worst of k).
+2. m times: from the place where the record stands, a step along the derivative, normalised to root mean square `step_size`, and
+   back into the box: :math:`u \leftarrow clip(u + s\, g / rms(g))`. A step that did not raise the objective halves s for this record,
+   which goes on from its best place.
+3. The best of all places visited is the result.
+
+Parameters that no derivative reaches (`Chain.differentiable`) have theirs estimated by simultaneous perturbation (SPSA, Spall 1992): with signs
+:math:`\Delta` drawn anew, :math:`\hat g = \Delta\, [f(u + c\Delta) - f(u - c\Delta)] / 2c`. What is random beyond the parameters is drawn once and
+held. Cost: k + 2m forward-equivalents (2m more with SPSA).
+
+References
+----------
+Gokhale, T. et al. (2021). Attribute-guided adversarial training for robustness to natural perturbations. AAAI.
+Engstrom, L. et al. (2019). Exploring the landscape of spatial robustness. ICML. (worst of k)
+Spall, J. C. (1992). Multivariate stochastic approximation using a simultaneous perturbation gradient approximation. IEEE TAC 37.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .attribute import Chain
+
+# (x', u) -> the objective of each record; u is the scaled position, shape (n, K)
+Objective = Callable[[Tensor, Tensor], Tensor]
+SPSA_REACH = 0.2  # c, in half-widths of the box
+
+
+@dataclass
+class Box:
+    """Where the attributes of each record may lie: middle plus u times half, u in [-1, 1]^K.
+
+    Parameters
+    ----------
+    middle, half : Tensor of shape (n, K)
+    """
+
+    middle: Tensor
+    half: Tensor
+
+    @classmethod
+    def of(cls, chain: Chain, x: Tensor, clean: Tensor | None = None, scale: float = 1.0) -> Box:
+        """The box of a chain for the records of x, drawn together around their clean values by `scale`."""
+        low, high, at = (
+            torch.as_tensor(v, dtype=x.dtype, device=x.device).expand(len(x), -1)
+            for v in (chain.low, chain.high, chain.clean)
+        )
+        if clean is not None:
+            at = clean.to(low)
+        if scale < 1:
+            low, high = torch.lerp(at, low, scale), torch.lerp(at, high, scale)
+        return cls((low + high) / 2, (high - low) / 2)
+
+    def value(self, u: Tensor) -> Tensor:
+        """Attributes at the scaled positions u."""
+        return self.middle + self.half * u
+
+    def position(self, value: Tensor) -> Tensor:
+        """Scaled positions of attributes; the middle where the box has no width."""
+        return torch.where(self.half > 0, (value - self.middle) / self.half.clamp_min(1e-30), 0.0)
+
+
+@dataclass
+class Found:
+    """What a search found, for each record.
+
+    Attributes
+    ----------
+    u : Tensor of shape (n, K)
+        Scaled positions.
+    value : Tensor of shape (n, K)
+        Attributes.
+    x : Tensor of shape (n, ...)
+        The records so changed.
+    objective, start : Tensor of shape (n,)
+        At the result, and at the first start.
+    noise : list
+        What was held during the search.
+    """
+
+    u: Tensor
+    value: Tensor
+    x: Tensor
+    objective: Tensor
+    start: Tensor
+    noise: list[Any]
+
+
+def search(
+    objective: Objective,
+    chain: Chain,
+    x: Tensor,
+    box: Box,
+    *,
+    n_starts: int = 1,
+    n_steps: int = 5,
+    step_size: float = 0.4,
+    generator: torch.Generator | None = None,
+) -> Found:
+    """Look for the attributes of each record at which its objective is largest.
+
+    Parameters
+    ----------
+    objective : callable (x', u) -> Tensor of shape (n,)
+        Of a network in evaluation mode, see `frozen`.
+    chain : Chain
+    x : Tensor of shape (n, ...)
+    box : Box
+    n_starts : int, default=1
+        k.
+    n_steps : int, default=5
+        m.
+    step_size : float, default=0.4
+        Root mean square of the first step, in half-widths of the box.
+    generator : torch.Generator or None, default=None
+        On the CPU; starts are nested in k.
+
+    Returns
+    -------
+    Found
+
+    Examples
+    --------
+    >>> import torch
+    >>> from statml.adapters.attribute_robust import Chain, Custom
+    >>> shift = Chain([Custom(lambda x, a: x + a, -1, 1)])
+    >>> x = torch.zeros(3, 1)
+    >>> found = search(lambda x, u: -(x[:, 0] - 0.5) ** 2, shift, x, Box.of(shift, x), n_steps=20)
+    >>> found.value[:, 0].round(decimals=2)
+    tensor([0.5000, 0.5000, 0.5000])
+    """
+    noise = chain.draw_noise(x, generator)
+
+    def judge(u: Tensor) -> tuple[Tensor, Tensor]:
+        changed = chain.apply(x, box.value(u), noise)
+        return changed, objective(changed, u)
+
+    def draw(low: float, high: float) -> Tensor:
+        drawn = torch.rand(len(x), chain.n_parameters, generator=generator, dtype=x.dtype)
+        return (low + (high - low) * drawn).to(x.device)
+
+    best = start = None
+    with torch.no_grad():
+        for _ in range(n_starts):
+            u = draw(-1, 1)
+            if n_starts == 1 and n_steps:  # the first step judges it
+                break
+            here = (u, *judge(u))
+            best = here if best is None else _better(here, best)
+            start = here[2] if start is None else start
+    smooth = torch.as_tensor(chain.differentiable, device=x.device)
+    step = torch.full((len(x), 1), step_size, dtype=x.dtype, device=x.device)
+    u = u if best is None else best[0]
+    direction = torch.zeros_like(u)
+    for _ in range(n_steps):
+        changed, f, gradient = _climb(judge, u, smooth)
+        rose = torch.ones_like(f, dtype=torch.bool) if best is None else f >= best[2]
+        best = (u, changed, f) if best is None else _better((u, changed, f), best)
+        start = f if start is None else start
+        if not smooth.all():
+            with torch.no_grad():
+                sign = torch.where(draw(-1, 1) < 0, -1.0, 1.0).to(u) * ~smooth
+                ends = [(u + side * SPSA_REACH * sign).clamp(-1, 1) for side in (1, -1)]
+                judged = [(end, *judge(end)) for end in ends]
+                rise = (judged[0][2] - judged[1][2]) / (2 * SPSA_REACH)
+                # less than sign where the box ends
+                gradient = gradient + rise[:, None] * (ends[0] - ends[1]) / (2 * SPSA_REACH)
+                for here in judged:
+                    best = _better(here, best)
+        # a parameter at the end of its box, pushed outwards, takes no share of the step
+        gradient = torch.where(u * gradient.sign() >= 1, 0.0, gradient)
+        size = gradient.square().mean(1, keepdim=True).sqrt()
+        new = gradient / torch.where(size > 0, size, 1.0)
+        direction = torch.where(rose[:, None], new, direction)
+        step = torch.where(rose[:, None], step, step / 2)
+        u = (best[0] + step * direction).clamp(-1, 1)
+    if n_steps:
+        with torch.no_grad():
+            best = _better((u, *judge(u)), best)
+    u, changed, f = best
+    return Found(u, box.value(u), changed, f, start, noise)
+
+
+def _climb(judge: Callable, u: Tensor, smooth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The records, the objective and its derivative at u; nothing of it reaches the weights of the network."""
+    if not smooth.any():
+        with torch.no_grad():
+            changed, f = judge(u)
+        return changed, f, torch.zeros_like(u)
+    with torch.enable_grad():
+        u = u.detach().requires_grad_()
+        changed, f = judge(u)
+        if not f.requires_grad:
+            raise ValueError(
+                "no derivative reaches the attributes: an attribute that computes outside torch's graph must be declared "
+                "differentiable=False (it is then searched without derivatives)"
+            )
+        (gradient,) = torch.autograd.grad(f.sum(), u)
+    return changed.detach(), f.detach(), torch.nan_to_num(gradient) * smooth
+
+
+def _better(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Of two places (u, x', f) the one with the larger f, record by record."""
+    larger = one[-1] > other[-1]
+    return tuple(
+        torch.where(larger.view(-1, *[1] * (a.ndim - 1)), a, b)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def grid_search(
+    objective: Objective,
+    chain: Chain,
+    x: Tensor,
+    box: Box,
+    *,
+    n_points: int = 101,
+    generator: torch.Generator | None = None,
+) -> tuple[Found, Tensor]:
+    """Judge every record at every point of a grid over the box, for chains of one or two parameters.
+
+    Parameters
+    ----------
+    objective, chain, x, box, generator
+        As in `search`.
+    n_points : int, default=101
+        A side, the ends of the box among them.
+
+    Returns
+    -------
+    Found
+        ``start`` is the objective at the first corner.
+    gap : Tensor of shape (n,)
+        Largest difference between neighbours on the grid: what the maximum may rise by between points is of this size at most, as far
+        as the objective does not turn twice between two of them.
+    """
+    if chain.n_parameters not in (1, 2):
+        raise ValueError(
+            f"a grid takes chains of one or two parameters, got {chain.n_parameters}: {', '.join(chain.names)}"
+        )
+    noise = chain.draw_noise(x, generator)
+    axis = torch.linspace(-1, 1, n_points, dtype=x.dtype).tolist()
+    best, rows = None, []
+    with torch.no_grad():
+        for point in itertools.product(*[axis] * chain.n_parameters):
+            u = torch.tensor(point, dtype=x.dtype, device=x.device).expand(len(x), -1)
+            changed = chain.apply(x, box.value(u), noise)
+            here = (u, changed, objective(changed, u))
+            best = here if best is None else _better(here, best)
+            rows.append(here[2])
+    surface = torch.stack(rows, 1).unflatten(1, (n_points,) * chain.n_parameters)
+    gap = torch.stack(
+        [surface.diff(dim=d).abs().flatten(1).amax(1) for d in range(1, surface.ndim)]
+    ).amax(0)
+    u, changed, f = best
+    return Found(u, box.value(u), changed, f, rows[0], noise), gap
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode, and every part afterwards as it was."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
