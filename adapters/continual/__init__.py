@@ -11,7 +11,7 @@ from .compass import CompassDisplay, cleva_entry, write_cleva
 from .conformal import ConformalBound, conformal_p_values
 from .displays import AccuracyMatrixDisplay, LearningCurvesDisplay, OpenSetDisplay
 from .distances import class_distances
-from .evaluator import ContinualEvaluator, Task, bound_score, entropy_score, softmax_score
+from .evaluator import ContinualEvaluator, bound_score, entropy_score, softmax_score
 from .metrics import (
     ContinualScores,
     OpenSetScores,
@@ -26,6 +26,7 @@ from .queries import QueryResult, query_pool
 from .report import ContinualReport
 from .selection import BoundFilter, Pool, select_exemplars
 from .task_order import choose_task, outlier_shares
+from .tasks import Task
 from .weibull import WeibullBound, fit_weibull_tail, weibull_cdf, weibull_inverse
 
 __all__ = [

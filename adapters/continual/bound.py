@@ -187,6 +187,10 @@ class Bound(BaseEstimator):
         y = column_or_1d(y)
         y_pred = y if y_pred is None else column_or_1d(y_pred)
         check_consistent_length(Z, y, y_pred)
+        if (y.dtype.kind in "biuf") != (y_pred.dtype.kind in "biuf"):
+            raise ValueError(
+                f"y_pred must hold labels of the type of y, {y.dtype}, got {y_pred.dtype}"
+            )
         return Z, y, y_pred
 
     def _set_means(self, Z: Array, y: NDArray, y_pred: NDArray) -> None:

@@ -13,7 +13,6 @@ import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
@@ -34,6 +33,7 @@ from statml.parallel import parallel_map, qualified_name
 
 from .report import ContinualReport
 from .selection.entropy import predictive_entropy
+from .tasks import Task, check_tasks
 
 Array = NDArray[np.float64]
 Score = Callable[[Any, NDArray], Array]
@@ -45,24 +45,6 @@ FACTS = {
     "n_stored_": "stored_data",
     "n_generated_": "generated_data",
 }
-
-
-@dataclass(frozen=True)
-class Task:
-    """Training and test records of one task.
-
-    Parameters
-    ----------
-    name : str
-    X, y : arrays of shape (n, ...) and (n,)
-    X_test, y_test : arrays of shape (m, ...) and (m,)
-    """
-
-    name: str
-    X: NDArray
-    y: NDArray
-    X_test: NDArray
-    y_test: NDArray
 
 
 def softmax_score(estimator: Any, X: NDArray) -> Array:
@@ -126,7 +108,7 @@ class ContinualEvaluator:
         baseline: str | ArrayLike | None = "chance",
         inlier_rejection: float = 0.05,
     ):
-        self.tasks = _checked_tasks(tasks)
+        self.tasks = check_tasks(tasks)
         shape = self.tasks[0].X.shape[1:]
         self.outliers = {name: np.asarray(X) for name, X in (outliers or {}).items()}
         for name, X in self.outliers.items():
@@ -406,55 +388,6 @@ def _facts(model: Any) -> dict[str, int]:
     with suppress(pickle.PicklingError, TypeError, AttributeError):
         facts["memory"] = len(pickle.dumps(model))
     return facts
-
-
-# --- checks ------------------------------------------------------------------------------------------
-
-
-def _checked_tasks(tasks: Sequence[Any] | Mapping[str, Any]) -> list[Task]:
-    if isinstance(tasks, Mapping):
-        named = list(tasks.items())
-    else:
-        named = [(getattr(task, "name", f"task {j + 1}"), task) for j, task in enumerate(tasks)]
-    if not named:
-        raise ValueError("tasks must hold at least one task, got none")
-    checked: list[Task] = []
-    for name, task in named:
-        parts = (
-            (task.X, task.y, task.X_test, task.y_test) if isinstance(task, Task) else tuple(task)
-        )
-        if len(parts) != 4:
-            raise ValueError(
-                f"task {name!r} must be (X, y, X_test, y_test), got {len(parts)} parts"
-            )
-        X, y, X_test, y_test = (np.asarray(part) for part in parts)
-        for part, labels in ((X, y), (X_test, y_test)):
-            if labels.ndim != 1 or len(part) != len(labels) or len(labels) == 0:
-                raise ValueError(
-                    f"task {name!r} must have one label a record and at least one record, in training and in test; "
-                    f"got shapes {part.shape} and {labels.shape}"
-                )
-        checked.append(Task(str(name), X, y, X_test, y_test))
-        first, this = checked[0], checked[-1]
-        for labels in (y, y_test):
-            if _kind(labels) != _kind(first.y):
-                raise ValueError(
-                    f"task {name!r} has labels of type {_kind(labels)}, those before are {_kind(first.y)}"
-                )
-        if {this.X.shape[1:], this.X_test.shape[1:]} != {first.X.shape[1:]}:
-            raise ValueError(
-                f"task {name!r} has records of shape {this.X.shape[1:]} and {this.X_test.shape[1:]} (test), "
-                f"those before {first.X.shape[1:]}"
-            )
-    return checked
-
-
-def _kind(y: NDArray) -> str:
-    if y.dtype.kind in "biuf":
-        return "number"
-    if y.dtype.kind in "UST" or all(isinstance(label, str) for label in y):
-        return "text"
-    return "object"
 
 
 def _plain_parameters(estimator: Any) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from scipy.optimize import minimize_scalar
 from statml._validation import check_integer
 
 from .bound import Bound, warn_starved
-from .weibull import _checked, tail_sizes
+from .weibull import _check_distances, tail_sizes
 
 Array = NDArray[np.float64]
 
@@ -172,7 +172,8 @@ def fit_gpd_tail(distances: ArrayLike, tail_size: int) -> tuple[float, float, fl
     >>> bool(abs(scale - 2) < 0.2), bool(abs(shape) < 0.1)
     (True, True)
     """
-    d = _checked(distances)
+    d = np.asarray(distances, dtype=float)
+    _check_distances([d])
     m = check_integer("tail_size", tail_size, low=1)
     if m >= len(d):
         raise ValueError(f"tail_size must be below the number of distances, {len(d)}, got {m}")

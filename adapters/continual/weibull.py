@@ -43,7 +43,7 @@ Array = NDArray[np.float64]
 MIN_TAIL = 3  # distances: fewer say nothing on a shape
 MAX_SHAPE = 1e8
 MAX_ITER = 200
-TOL = 1e-13
+TOL = 1e-9  # of the last step, whose error is of the order of its square
 
 
 class WeibullBound(Bound):
@@ -115,7 +115,9 @@ class WeibullBound(Bound):
         sizes, needed = tail_sizes(self.tail, n_seen, MIN_TAIL)
         counts = np.array([len(d) for d in distances])
         self.starved_ = counts < needed
-        self.params_ = _fit(distances, sizes, counts / needed, translate)
+        is_share = isinstance(self.tail, (float, np.floating))
+        n_pooled = max(int(self.tail * counts.sum()), MIN_TAIL) if is_share else int(self.tail)
+        self.params_ = _fit(distances, sizes, counts / needed, translate, n_pooled)
         self.tail_sizes_ = np.minimum(sizes, counts)
         warn_starved(
             self.classes_, self.starved_, f"{needed} correctly classified records", stacklevel=3
@@ -166,7 +168,8 @@ def fit_weibull_tail(
     """
     single = isinstance(distances, np.ndarray) and distances.ndim == 1
     single = single or all(np.ndim(d) == 0 for d in distances)
-    classes = [_checked(d) for d in ([distances] if single else distances)]
+    classes = [np.asarray(d, dtype=float) for d in ([distances] if single else distances)]
+    _check_distances(classes)
     translate = check_number("translate", translate, 0, low_open=True)
     sizes = np.atleast_1d(tail_size)
     if sizes.ndim != 1 or len(sizes) not in (1, len(classes)):
@@ -176,7 +179,7 @@ def fit_weibull_tail(
     sizes = np.array([check_integer("tail_size", m, low=MIN_TAIL) for m in sizes])
     sizes = np.broadcast_to(sizes, len(classes))
     counts = np.array([len(d) for d in classes])
-    fitted = _fit(classes, sizes, counts / sizes, translate)
+    fitted = _fit(classes, sizes, counts / sizes, translate, int(sizes.max(initial=MIN_TAIL)))
     starved = counts < sizes
     warn_starved(np.arange(len(classes)), starved, "tail_size distances", stacklevel=2)
     if single:
@@ -228,8 +231,14 @@ def tail_sizes(
 # --- the fit ------------------------------------------------------------------------------------------
 
 
-def _fit(classes: list[Array], sizes: Array, weights: Array, translate: float) -> Array:
-    """Parameters (scale, shape, shift) of all classes; those with a weight below 1 lean on the pooled fit."""
+def _fit(
+    classes: list[Array], sizes: Array, weights: Array, translate: float, n_pooled: int
+) -> Array:
+    """Parameters (scale, shape, shift) of all classes; those with a weight below 1 lean on the pooled fit.
+
+    That is of the distances of all classes with weight 1, with a tail as large as theirs together; if there is none, of all
+    distances, with a tail of n_pooled.
+    """
     weights = np.where([len(d) < MIN_TAIL for d in classes], 0.0, np.minimum(weights, 1.0))
     tails = [_largest(d, m) for d, m in zip(classes, sizes, strict=True)]
     if (weights == 1).all():
@@ -240,9 +249,9 @@ def _fit(classes: list[Array], sizes: Array, weights: Array, translate: float) -
         raise ValueError(
             f"a Weibull fit needs at least {MIN_TAIL} distances in all classes together, got {len(everything)}"
         )
-    # of all distances the share that the classes' own tails take
-    n_pooled = sum(len(tail) for tail, is_full in zip(tails, full, strict=True) if is_full)
-    pooled = _largest(everything, max(n_pooled, MIN_TAIL))
+    if (weights == 1).any():
+        n_pooled = sum(len(tail) for tail, is_full in zip(tails, full, strict=True) if is_full)
+    pooled = _largest(everything, n_pooled)
     rows = [tail if w > 0 else pooled for tail, w in zip(tails, weights, strict=True)]
     fits = _fit_tails([*rows, pooled], translate)
     fits[:, :2] = np.log(fits[:, :2])
@@ -253,17 +262,16 @@ def _fit(classes: list[Array], sizes: Array, weights: Array, translate: float) -
 
 
 def _fit_tails(tails: list[Array], translate: float) -> Array:
-    """The maximum likelihood fits; rows of unequal length are filled up with NaN."""
+    """The maximum likelihood fits; rows of unequal length are filled up, and ``there`` says where."""
     lengths = np.array([len(tail) for tail in tails])
-    x = np.full((len(tails), lengths.max()), np.nan)
     smallest = np.array([tail.min() for tail in tails])
-    for row, tail in zip(x, tails, strict=True):
-        row[: len(tail)] = tail
-    x = np.log1p((x - smallest[:, None]) / translate)  # log(u / t)
-    there = ~np.isnan(x)
-    centre = np.nanmean(x, axis=1)
-    spread = np.nanstd(x, axis=1)
+    there = np.arange(lengths.max()) < lengths[:, None]
+    x = np.zeros(there.shape)
+    x[there] = np.concatenate(tails)
+    x = np.log1p(np.where(there, x - smallest[:, None], 0.0) / translate)  # log(u / t)
+    centre = x.sum(axis=1) / lengths
     standard = np.where(there, x - centre[:, None], 0.0)
+    spread = np.sqrt(np.square(standard).sum(axis=1) / lengths)
     varied = spread > 0
     standard[varied] /= spread[varied, None]
     shape = np.full(len(tails), MAX_SHAPE)
@@ -280,25 +288,28 @@ def _fit_tails(tails: list[Array], translate: float) -> Array:
 def _solve_shape(x: Array, there: NDArray[np.bool_]) -> Array:
     """Roots k of E_k(x) - 1/k = 0, where E_k weights x by exp(k x); rows have mean 0 and variance 1."""
     top = x.max(axis=1)
+    below = np.where(there, x - top[:, None], -np.inf)
+    squared = x * x
     low = 1 / top  # E_k(x) <= top
     high = np.full(len(x), np.inf)
-    k = np.maximum(
-        np.pi / np.sqrt(6), low
-    )  # the root for an infinite sample of a Weibull distribution
+    # the root for an infinite sample of a Weibull distribution
+    k = np.maximum(np.pi / np.sqrt(6), low)
     for _ in range(MAX_ITER):
-        weight = np.where(there, np.exp(k[:, None] * (x - top[:, None])), 0.0)
-        weight /= weight.sum(axis=1, keepdims=True)
-        mean = (weight * x).sum(axis=1)
+        weight = np.exp(k[:, None] * below)
+        total = weight.sum(axis=1)
+        mean = np.einsum("ij,ij->i", weight, x) / total
+        spread = np.maximum(np.einsum("ij,ij->i", weight, squared) / total - mean**2, 0.0)
         value = mean - 1 / k
-        slope = (weight * np.square(x - mean[:, None])).sum(axis=1) + 1 / k**2
         low = np.where(value <= 0, k, low)
         high = np.where(value >= 0, k, high)
-        new = k - value / slope
-        middle = np.where(np.isinf(high), 2 * low, (low + np.where(np.isinf(high), low, high)) / 2)
-        new = np.where((new > low) & (new < high), new, middle)
-        done = np.abs(new - k) <= TOL * k
+        new = k - value / (spread + 1 / k**2)
+        outside = (new < low) | (new > high)
+        if outside.any():
+            middle = np.where(np.isinf(high), 2 * low, low + (high - low) / 2)
+            new = np.where(outside, middle, new)
+        step = np.abs(new - k)
         k = new
-        if done.all():
+        if (step <= TOL * k).all():
             break
     return k
 
@@ -307,12 +318,11 @@ def _largest(d: Array, m: int) -> Array:
     return np.partition(d, len(d) - m)[len(d) - m :] if m < len(d) else d
 
 
-def _checked(d: ArrayLike) -> Array:
-    d = np.asarray(d, dtype=float)
-    if d.ndim != 1:
-        raise ValueError(f"distances of a class must have one dimension, got shape {d.shape}")
-    if not (np.isfinite(d) & (d >= 0)).all():
-        raise ValueError(
-            f"distances must be finite and not negative, got {d[~(np.isfinite(d) & (d >= 0))][0]}"
-        )
-    return d
+def _check_distances(classes: list[Array]) -> None:
+    for d in classes:
+        if d.ndim != 1:
+            raise ValueError(f"distances of a class must have one dimension, got shape {d.shape}")
+    everything = np.concatenate(classes) if classes else np.empty(0)
+    good = np.isfinite(everything) & (everything >= 0)
+    if not good.all():
+        raise ValueError(f"distances must be finite and not negative, got {everything[~good][0]}")

@@ -1,5 +1,7 @@
 """The calibrated bounds: a Pareto tail that says how often, and conformal p-values that promise it."""
 
+import json
+import pickle
 import warnings
 
 import numpy as np
@@ -7,15 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from statml.adapters.continual import (
     ConformalBound,
     PeaksOverThresholdBound,
+    WeibullBound,
     calibrated_combination,
     combine_p_values,
     conformal_p_values,
     fit_gpd_tail,
 )
 from statml.adapters.continual.peaks_over_threshold import SMALLEST_SHAPE, gpd_survival
+
+from statml._plain import from_plain, to_plain
 
 BOUNDS = [
     PeaksOverThresholdBound("euclidean"),
@@ -123,6 +130,29 @@ def test_starved_classes_take_the_distances_of_all(bound):
     w = bound.outlier_proba([[0, 0, 5, 0, 0, 0], [0, 0, 50, 0, 0, 0]], [2, 2])
     assert w[0] < 0.6
     assert w[1] > 0.99
+
+
+@pytest.mark.parametrize("bound", [*BOUNDS, WeibullBound("mixed")])
+def test_a_fitted_bound_is_plain_data_and_survives_pickling(bound):
+    Z, y = _blobs(np.random.default_rng(8), 500)
+    names = np.array(["ox", "cat", "dog"])[y]
+    bound.fit(Z.astype(np.float32), names)
+    w = bound.outlier_proba(Z, names)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(bound)).outlier_proba(Z, names), w)
+    arrays = []
+    plain = json.dumps(to_plain(vars(bound), arrays, "the bound"))
+    copy = clone(bound)
+    vars(copy).update(from_plain(json.loads(plain), arrays))
+    np.testing.assert_array_equal(copy.outlier_proba(Z, names), w)
+
+
+@pytest.mark.parametrize("bound", [*BOUNDS, WeibullBound()])
+def test_labels_of_another_type_are_refused(bound):
+    Z, y = _blobs(np.random.default_rng(9), 500)
+    with pytest.raises(ValueError, match="y_pred must hold labels of the type of y"):
+        clone(bound).fit(Z, y, y.astype(str))
+    with pytest.raises(NotFittedError):
+        clone(bound).outlier_proba(Z)
 
 
 # --- conformal ---------------------------------------------------------------------------------------

@@ -122,6 +122,23 @@ def test_a_starved_class_leans_on_the_others_and_says_so():
     np.testing.assert_allclose(shape[:2], [fit_weibull_tail(d, 50)[1] for d in rich])
 
 
+def test_where_all_classes_are_starved_the_pooled_fit_has_one_tail():
+    rng = np.random.default_rng(4)
+    classes = [rng.gamma(2.0, size=10) for _ in range(8)]
+    pooled = np.array(fit_weibull_tail(np.concatenate(classes), 20))
+    with pytest.warns(UserWarning, match="classes 0, 1, 2"):
+        found = fit_weibull_tail(classes, 20)
+    own = np.array([fit_weibull_tail(d, 10) for d in classes])
+    np.testing.assert_allclose(found[2], (own[:, 2] + pooled[2]) / 2)
+    np.testing.assert_allclose(found[0], np.sqrt(own[:, 0] * pooled[0]))
+    y = np.repeat(np.arange(8), 10)
+    with pytest.warns(UserWarning, match="fewer than 60"):
+        bound = WeibullBound("euclidean").fit(rng.normal(size=(80, 3)), y)
+    assert bound.starved_.all()
+    with pytest.warns(UserWarning, match="fewer than 20"):
+        WeibullBound("euclidean", tail=20).fit(rng.normal(size=(80, 3)), y)
+
+
 def test_bad_input_of_the_fit_is_refused_by_name():
     with pytest.raises(ValueError, match="tail_size must be an integer >= 3, got 2"):
         fit_weibull_tail([1.0, 2.0, 3.0], 2)
