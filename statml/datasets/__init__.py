@@ -20,6 +20,13 @@ from ._pretrained import fetch_mobilenet_v2_weights
 from ._private import load_berkeley_admissions
 from ._signed_networks import make_signed_network
 from ._spoken_digits import fetch_spoken_digits
+from ._weak_supervision import (
+    fetch_mit_restaurants,
+    fetch_sms_spam,
+    fetch_trec_questions,
+    fetch_youtube_spam,
+    make_weak_labels,
+)
 
 __all__ = [
     "corrupt_images",
@@ -29,8 +36,12 @@ __all__ = [
     "fetch_cifar10c",
     "fetch_compas",
     "fetch_fashion_mnist",
+    "fetch_mit_restaurants",
     "fetch_mobilenet_v2_weights",
+    "fetch_sms_spam",
     "fetch_spoken_digits",
+    "fetch_trec_questions",
+    "fetch_youtube_spam",
     "load_berkeley_admissions",
     "load_sampson",
     "make_attribute_images",
@@ -40,4 +51,5 @@ __all__ = [
     "make_overparameterized_spurious",
     "make_signed_network",
     "make_spurious_gaussians",
+    "make_weak_labels",
 ]
