@@ -5,6 +5,8 @@ Everything imported here is numpy and scipy; what needs torch is loaded at its f
 
 from __future__ import annotations
 
+import importlib
+
 from .bound import Bound
 from .combining import calibrated_combination, combine_p_values
 from .compass import CompassDisplay, cleva_entry, write_cleva
@@ -28,6 +30,9 @@ from .selection import BoundFilter, Pool, select_exemplars
 from .task_order import choose_task, outlier_shares
 from .tasks import Task
 from .weibull import WeibullBound, fit_weibull_tail, weibull_cdf, weibull_inverse
+
+# name -> file of this folder: what needs torch, imported at its first use
+_TORCH: dict[str, str] = {}
 
 __all__ = [
     "AccuracyMatrixDisplay",
@@ -69,3 +74,10 @@ __all__ = [
     "weibull_inverse",
     "write_cleva",
 ]
+__all__ += sorted(_TORCH)
+
+
+def __getattr__(name: str):
+    if name not in _TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_TORCH[name]}", __name__), name)
