@@ -523,7 +523,8 @@ class GenieQuantizer(Diagnostics, ClassifierMixin, BaseEstimator):
         -------
         ndarray of shape (n_records,)
         """
-        return self.classes_[self.decision_function(X).argmax(axis=1)]
+        best = self.decision_function(X).argmax(axis=1)
+        return self.classes_[best]
 
     @torch.no_grad()
     def _run(self, network: fx.GraphModule, X: ArrayLike) -> NDArray[np.float32]:
