@@ -232,9 +232,14 @@ class ContinualEvaluator:
         scores = self._scores_of(estimator)
         orders, seeds = self._orders(n_repeats, orders, random_state)
         reseed = len(orders) > 1 or random_state is not None
-        fingerprint = joblib.hash(
-            (self.tasks, self.outliers, sorted(scores), strategy, _plain_parameters(estimator))
+        identity = (
+            self.tasks,
+            self.outliers,
+            sorted(scores),
+            strategy,
+            _plain_parameters(estimator),
         )
+        fingerprint = "" if checkpoint_dir is None else joblib.hash(identity)
         runs = parallel_map(
             partial(_run, self, estimator, strategy, scores, reseed),
             [(order, seed, fingerprint) for order, seed in zip(orders, seeds, strict=True)],
