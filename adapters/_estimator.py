@@ -152,7 +152,7 @@ class NetEstimator(BaseEstimator):
                 f"{type(self).__name__} has no parameter {unknown[0]!r}; those of the module and the optimizer "
                 f"begin with {', '.join(NESTED)}"
             )
-        epochs = check_integer("epochs", self.epochs, low=0)
+        epochs = self._n_epochs(len(X))
         check_progress(self.progress)
         data = Records(
             torch.from_numpy(X),
@@ -173,6 +173,10 @@ class NetEstimator(BaseEstimator):
             net.partial_fit(data, epochs=epochs - done)
         self._finish(net)
         return self
+
+    def _n_epochs(self, n_records: int) -> int:
+        """Length of one training."""
+        return check_integer("epochs", self.epochs, low=0)
 
     def _seeds(self) -> np.random.SeedSequence:
         """What fixes the initial weights and the order of the records of one training."""
@@ -238,7 +242,7 @@ class NetEstimator(BaseEstimator):
 
     def _checkpoint(self, net: Net, order: torch.Generator, data: tuple) -> int:
         """Resume from `checkpoint_dir` and go on writing there; returns the number of epochs done."""
-        folder = Path(self.checkpoint_dir)
+        folder = self._checkpoint_folder()
         folder.mkdir(parents=True, exist_ok=True)
         start = {k: v.cpu().numpy() for k, v in net.module_.state_dict().items()}
         identity = self._identity("epochs")  # which may grow: a run that has ended goes on
@@ -252,6 +256,10 @@ class NetEstimator(BaseEstimator):
                 "Ask for at least as many, name another folder, or delete this one to start anew."
             )
         return done
+
+    def _checkpoint_folder(self) -> Path:
+        """Where the state of this training is kept."""
+        return Path(self.checkpoint_dir)
 
     def _make_checkpoint(self, path: Path, fingerprint: str, order: torch.Generator) -> Checkpoint:
         """The callback that keeps the state; a method with state of its own returns a subclass."""

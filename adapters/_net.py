@@ -56,6 +56,10 @@ class Batches:
         Draws the order of the records.
     sampler : iterable of int, optional
         The records of one epoch, drawn anew every time it is iterated over; takes the place of `shuffle`.
+
+    Notes
+    -----
+    Where the last of several random batches would hold one record, it joins the batch before.
     """
 
     def __init__(self, dataset, batch_size, shuffle=False, generator=None, sampler=None):
@@ -64,7 +68,9 @@ class Batches:
 
     def __len__(self) -> int:
         n = len(self.dataset) if self.sampler is None else len(self.sampler)
-        return -(-n // self.batch_size)
+        full, rest = divmod(n, self.batch_size)
+        in_order = self.sampler is None and not self.shuffle
+        return full + (rest > 1 or (rest == 1 and (full == 0 or in_order)))
 
     def __iter__(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         if self.sampler is not None:
@@ -75,7 +81,10 @@ class Batches:
             for start in range(0, len(self.dataset), self.batch_size):
                 yield self.dataset[start : start + self.batch_size]
             return
-        for part in order.split(self.batch_size):
+        parts = list(order.split(self.batch_size))
+        if len(parts) > 1 and len(parts[-1]) == 1:  # batch normalisation cannot take one record
+            parts[-2:] = [torch.cat(parts[-2:])]
+        for part in parts:
             yield self.dataset[part]
 
 

@@ -249,9 +249,21 @@ def test_every_record_comes_once_an_epoch_in_an_order_that_the_generator_fixes()
     assert [len(X) for X, _ in batches] == [4, 4, 2]
     again = Batches(data, 4, shuffle=True, generator=torch.Generator().manual_seed(0))
     assert torch.cat([y["y"] for _, y in again]).tolist() == first.tolist()
-    chosen = Batches(data, 4, sampler=[3, 3, 5, 0, 1])
-    assert torch.cat([X for X, _ in chosen]).tolist() == [3, 3, 5, 0, 1]
+    chosen = Batches(data, 4, sampler=[3, 3, 5, 0, 1, 9])
+    assert torch.cat([X for X, _ in chosen]).tolist() == [3, 3, 5, 0, 1, 9]
     assert len(chosen) == 2
+
+
+@pytest.mark.parametrize(
+    ("n", "sizes"), [(1, [1]), (4, [4]), (5, [5]), (6, [4, 2]), (9, [4, 5]), (8, [4, 4])]
+)
+def test_a_lone_record_at_the_end_joins_the_batch_before(n, sizes):
+    data = Records(torch.arange(float(n)), {})
+    batches = Batches(data, 4, shuffle=True)
+    assert [len(X) for X, _ in batches] == sizes
+    assert len(batches) == len(sizes)
+    in_order = Batches(data, 4)
+    assert len(in_order) == len(list(in_order))
 
 
 def test_a_bar_is_shown_if_asked_for(iris, capsys):
