@@ -20,6 +20,7 @@ losses in supervised learning. AAAI.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import warnings
@@ -46,8 +47,8 @@ from statml._validation import (
 
 from .._estimator import NESTED, NetClassifier
 from .._mlp import MLP
-from .._net import Net
-from .auxiliary import UNLABELLED, Losses, bind_losses
+from .._net import Net, Records
+from .auxiliary import UNLABELLED, Losses, bind_losses, log_softmax
 from .linear import fit_linear
 from .mixing_weights import (
     UPDATES,
@@ -282,8 +283,9 @@ class AMALClassifier(MixingReport, NetClassifier):
             For unusable data (NaN, one class, no validation data and none to set aside, an auxiliary loss that does not fit the records
             or returns a mean) or parameters, or if `checkpoint_dir` holds another run.
         """
+        given = X  # a teacher that was fitted on a frame wants a frame
         n, X, y, val = self._stack(X, y, X_val, y_val)
-        losses = bind_losses(y, aux, self.classes_, X[:n], self.temperature, n)
+        losses = bind_losses(y, aux, self.classes_, given, self.temperature, n)
         weight = None
         if sample_weight is not None:
             own = _check_sample_weight(
@@ -305,7 +307,7 @@ class AMALClassifier(MixingReport, NetClassifier):
                 "refit", self._fixed(plan), X, y, losses, weight, np.flatnonzero(usable), val, found, len(y)
             )  # fmt: skip
         trained_on = self.refit_with_validation or isinstance(val, list)
-        self.val_loss_ = np.nan if trained_on else self._mean_loss(X[val], y[val])
+        self.val_loss_ = np.nan if trained_on else mean_loss(self._of_checked(X[val]), y[val])
         self._warn_of_collapse()
         return self
 
@@ -590,10 +592,15 @@ class AMALClassifier(MixingReport, NetClassifier):
     # --- prediction -------------------------------------------------------------------------------------
 
     def _outputs(self, X: Any) -> NDArray:
-        if not _is_linear(self.module):
-            return super()._outputs(X)
         check_is_fitted(self, "net_")
-        return self._check_X(X, reset=False) @ self.coef_.T + self.intercept_
+        return self._of_checked(self._check_X(X, reset=False))
+
+    def _of_checked(self, X: Any) -> NDArray:
+        """Logits of data that have been through the checks."""
+        if _is_linear(self.module):
+            return X @ self.coef_.T + self.intercept_
+        parts = self.net_.forward_iter(Records(torch.from_numpy(X), {}))
+        return torch.cat([part.cpu() for part in parts]).numpy()
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
         """Logits.
@@ -616,11 +623,23 @@ class AMALClassifier(MixingReport, NetClassifier):
 
     def _mean_loss(self, X: Any, y: NDArray[np.int64]) -> float:
         """Mean cross-entropy with labels as positions of classes."""
-        logits = self._outputs(X).astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        return float(np.mean(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(y)), y]))
+        return mean_loss(self._outputs(X), y)
 
     # --- files ------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the fitted network into one safetensors file.
+
+        Parameters
+        ----------
+        path : path
+            The file holds the weights of the module and of the losses, the parameters and what else `fit` learned; no data: validation
+            data that were given as `validation` are left out. A module of one's own is not in it: hand it to `load`.
+        """
+        other = copy.copy(self)
+        if isinstance(self.validation, (tuple, list)):
+            other.validation = 0.1
+        super(AMALClassifier, other).save(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike, module: Any = None) -> Self:
@@ -661,6 +680,11 @@ def stratified(
         take = round(fraction * len(rows))
         parts.append(rows[: min(max(take, 1), len(rows) - 1)])
     return np.sort(np.concatenate(parts))
+
+
+def mean_loss(logits: NDArray, y: NDArray[np.int64]) -> float:
+    """Mean cross-entropy of logits (n, C) with labels as positions of classes."""
+    return float(-log_softmax(logits.astype(np.float64))[np.arange(len(y)), y].mean())
 
 
 def _is_linear(module: Any) -> bool:

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
+from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
 from statml._validation import as_seed_sequence, check_integer, check_level
@@ -238,7 +239,7 @@ class MixingReport:
         rows = model.validation_indices_
         if not len(rows):  # folds: all labels have been trained on, and are all there is
             rows = np.flatnonzero(np.asarray(y) != -1)
-        return X[rows], np.asarray(y)[rows]
+        return _safe_indexing(X, rows), np.asarray(y)[rows]
 
     def _column(self, loss: str | int) -> int:
         if isinstance(loss, str):
