@@ -369,6 +369,8 @@ class Chain:
             run = list(group)
             if together is None:
                 for attribute, own, held in run:
+                    if not attribute.differentiable:  # it may leave torch
+                        x, own = x.detach(), own.detach()
                     x = attribute.apply(x, own, held)
             else:
                 x = together(x, [a for a, _, _ in run], [own for _, own, _ in run])

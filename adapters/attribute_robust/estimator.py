@@ -376,6 +376,7 @@ class AttributeAdversarialClassifier(NetClassifier):
         n_starts: int = 20,
         n_steps: int = 20,
         *,
+        n_climbs: int = 8,
         attributes: Sequence[Attribute] | None = None,
         grid: int | None = None,
         random_state: RandomState = 0,
@@ -391,6 +392,8 @@ class AttributeAdversarialClassifier(NetClassifier):
             Random starts; with ``n_steps=0``, the worst of k.
         n_steps : int, default=20
             Steps along the derivative from the best of them.
+        n_climbs : int, default=8
+            From how many of the starts to climb, the best first. In training it is one.
         attributes : sequence of Attribute, optional
             Others than those of the training.
         grid : int, optional
@@ -411,6 +414,7 @@ class AttributeAdversarialClassifier(NetClassifier):
         chain = Chain(self.attributes if attributes is None else attributes)
         n_starts = check_integer("n_starts", n_starts, low=1)
         n_steps = check_integer("n_steps", n_steps, low=0)
+        n_climbs = check_integer("n_climbs", n_climbs, low=1)
         X = self._as_float32(X, reset=False)
         codes = self._codes(y, len(X))
         self._check_attributes(chain, X)
@@ -439,6 +443,7 @@ class AttributeAdversarialClassifier(NetClassifier):
                         box,
                         n_starts=n_starts,
                         n_steps=n_steps,
+                        n_climbs=n_climbs,
                         generator=generator,
                     )
                 with torch.no_grad():

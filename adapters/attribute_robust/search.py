@@ -107,6 +107,7 @@ def search(
     n_starts: int = 1,
     n_steps: int = 5,
     step_size: float = 0.4,
+    n_climbs: int = 1,
     generator: torch.Generator | None = None,
 ) -> Found:
     """Look for the attributes of each record at which its objective is largest.
@@ -124,6 +125,8 @@ def search(
         m.
     step_size : float, default=0.4
         Root mean square of the first step, in half-widths of the box.
+    n_climbs : int, default=1
+        From how many of the starts, the best first, to climb: a loss in attributes has several hills.
     generator : torch.Generator or None, default=None
         On the CPU; starts are nested in k.
 
@@ -142,43 +145,57 @@ def search(
     tensor([0.5000, 0.5000, 0.5000])
     """
     noise = chain.draw_noise(x, generator)
-
-    def judge(u: Tensor) -> tuple[Tensor, Tensor]:
-        changed = chain.apply(x, box.value(u), noise)
-        return changed, objective(changed, u)
-
-    def draw(low: float, high: float) -> Tensor:
-        drawn = torch.rand(len(x), chain.n_parameters, generator=generator, dtype=x.dtype)
-        return (low + (high - low) * drawn).to(x.device)
-
-    best = start = None
-    with torch.no_grad():
-        for _ in range(n_starts):
-            u = draw(-1, 1)
-            if n_starts == 1 and n_steps:  # the first step judges it
-                break
-            here = (u, *judge(u))
-            best = here if best is None else _better(here, best)
-            start = here[2] if start is None else start
     smooth = torch.as_tensor(chain.differentiable, device=x.device)
-    step = torch.full((len(x), 1), step_size, dtype=x.dtype, device=x.device)
-    u = u if best is None else best[0]
+
+    def judge(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        changed = chain.apply(x, box.value(u), noise)
+        return u, changed, objective(changed, u)
+
+    def draw() -> Tensor:
+        drawn = torch.rand(len(x), chain.n_parameters, generator=generator, dtype=x.dtype)
+        return (2 * drawn - 1).to(x.device)
+
+    if n_starts == 1 and n_steps:  # its first step judges it
+        best, start = _ascend(judge, draw, draw(), smooth, n_steps, step_size)
+        return _found(best, start, box, noise)
+    with torch.no_grad():
+        starts = [judge(draw()) for _ in range(n_starts)]
+    best, start = starts[0], starts[0][2]
+    for here in starts[1:]:
+        best = _better(here, best)
+    if n_steps:
+        order = torch.stack([f for _, _, f in starts]).argsort(0, descending=True)
+        places, rows = torch.stack([u for u, _, _ in starts]), torch.arange(len(x))
+        for which in order[:n_climbs]:
+            top, _ = _ascend(judge, draw, places[which, rows], smooth, n_steps, step_size)
+            best = _better(top, best)
+    return _found(best, start, box, noise)
+
+
+def _ascend(
+    judge: Callable, draw: Callable, u: Tensor, smooth: Tensor, n_steps: int, step_size: float
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The best place (u, x', f) on the way up from u, and the objective at u."""
+    best = start = None
+    step = torch.full_like(u[:, :1], step_size)
     direction = torch.zeros_like(u)
     for _ in range(n_steps):
-        changed, f, gradient = _climb(judge, u, smooth)
-        rose = torch.ones_like(f, dtype=torch.bool) if best is None else f >= best[2]
-        best = (u, changed, f) if best is None else _better((u, changed, f), best)
-        start = f if start is None else start
+        here, gradient = _climb(judge, u, smooth)
+        if best is None:
+            best, start = here, here[2]
+            rose = torch.ones_like(start, dtype=torch.bool)
+        else:
+            rose = here[2] >= best[2]
+            best = _better(here, best)
         if not smooth.all():
             with torch.no_grad():
-                sign = torch.where(draw(-1, 1) < 0, -1.0, 1.0).to(u) * ~smooth
-                ends = [(u + side * SPSA_REACH * sign).clamp(-1, 1) for side in (1, -1)]
-                judged = [(end, *judge(end)) for end in ends]
-                rise = (judged[0][2] - judged[1][2]) / (2 * SPSA_REACH)
-                # less than sign where the box ends
-                gradient = gradient + rise[:, None] * (ends[0] - ends[1]) / (2 * SPSA_REACH)
-                for here in judged:
-                    best = _better(here, best)
+                sign = torch.where(draw() < 0, -1.0, 1.0).to(u) * ~smooth
+                ends = [judge((u + side * SPSA_REACH * sign).clamp(-1, 1)) for side in (1, -1)]
+            rise = (ends[0][2] - ends[1][2]) / (2 * SPSA_REACH)
+            # less than sign where the box ends
+            gradient = gradient + rise[:, None] * (ends[0][0] - ends[1][0]) / (2 * SPSA_REACH)
+            for end in ends:
+                best = _better(end, best)
         # a parameter at the end of its box, pushed outwards, takes no share of the step
         gradient = torch.where(u * gradient.sign() >= 1, 0.0, gradient)
         size = gradient.square().mean(1, keepdim=True).sqrt()
@@ -186,29 +203,30 @@ def search(
         direction = torch.where(rose[:, None], new, direction)
         step = torch.where(rose[:, None], step, step / 2)
         u = (best[0] + step * direction).clamp(-1, 1)
-    if n_steps:
-        with torch.no_grad():
-            best = _better((u, *judge(u)), best)
+    with torch.no_grad():
+        return _better(judge(u), best), start
+
+
+def _found(best: tuple[Tensor, ...], start: Tensor, box: Box, noise: list[Any]) -> Found:
     u, changed, f = best
     return Found(u, box.value(u), changed, f, start, noise)
 
 
-def _climb(judge: Callable, u: Tensor, smooth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The records, the objective and its derivative at u; nothing of it reaches the weights of the network."""
+def _climb(judge: Callable, u: Tensor, smooth: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The place (u, x', f) and the derivative of f in u; nothing of it reaches the weights of the network."""
     if not smooth.any():
         with torch.no_grad():
-            changed, f = judge(u)
-        return changed, f, torch.zeros_like(u)
+            return judge(u), torch.zeros_like(u)
     with torch.enable_grad():
         u = u.detach().requires_grad_()
-        changed, f = judge(u)
+        _, changed, f = judge(u)
         if not f.requires_grad:
             raise ValueError(
                 "no derivative reaches the attributes: an attribute that computes outside torch's graph must be declared "
                 "differentiable=False (it is then searched without derivatives)"
             )
         (gradient,) = torch.autograd.grad(f.sum(), u)
-    return changed.detach(), f.detach(), torch.nan_to_num(gradient) * smooth
+    return (u.detach(), changed.detach(), f.detach()), torch.nan_to_num(gradient) * smooth
 
 
 def _better(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
