@@ -316,8 +316,6 @@ class Diagnostics:
         if not bits:
             raise ValueError("bits must hold at least one number of bits")
         X = self._given_or_made(X)[: check_integer("n_records", n_records, low=1)]
-        if not hasattr(self, "units_"):
-            raise AssertionError("fitted quantizers keep their units")
         network = self.float_model_
         exact = network(X)
         rows = []

@@ -294,6 +294,7 @@ class GenieQuantizer(Diagnostics, ClassifierMixin, BaseEstimator):
         X = self._as_records(X)
         shape = _input_shape(traced, X, input_shape)
         fix_shapes(traced, shape)
+        self.classes_ = np.arange(_n_classes(traced, shape, self.device))
         student = build_student(traced, self.placement, bits)  # refuses bits and names early
         folder, fingerprint = self._folder(traced, X)
 
@@ -333,12 +334,11 @@ class GenieQuantizer(Diagnostics, ClassifierMixin, BaseEstimator):
         self.input_shape_ = shape
         self.n_features_in_ = int(np.prod(shape))
         self.layers_ = layer_table(traced, student, records, images)
-        self.units_ = records
         learnt = self.layers_.dropna(subset="undecided")
         self.undecided_ = float(
             np.average(learnt["undecided"], weights=learnt["n_weights"]) if len(learnt) else 0.0
         )
-        self._finish()
+        self.size_bytes_ = storage.stored_bytes(student)
         if self.undecided_ > UNDECIDED_WARNING:
             warnings.warn(
                 f"{self.undecided_:.1%} of the roundings are undecided at the end, so that the result is that of an optimiser cut "
@@ -348,14 +348,6 @@ class GenieQuantizer(Diagnostics, ClassifierMixin, BaseEstimator):
                 stacklevel=2,
             )
         return self
-
-    def _finish(self) -> None:
-        """What follows from the networks."""
-        self.size_bytes_ = storage.stored_bytes(self.model_)
-        with torch.no_grad():
-            example = torch.zeros(2, *self.input_shape_, device=self.device)
-            n_classes = self.float_model_(example).shape[1]
-        self.classes_ = np.arange(n_classes)
 
     def _checked(self) -> tuple[Settings, dict[str, Any], Rounding, Bits]:
         """Parameters, with presets and "auto" replaced by numbers."""
@@ -623,6 +615,17 @@ def _input_shape(traced, X: Tensor | None, given: Sequence[int] | None) -> tuple
             "the shape of the inputs cannot be inferred from the network: give it, such as input_shape=(3, 224, 224)"
         )
     return shape
+
+
+def _n_classes(traced: fx.GraphModule, shape: tuple[int, ...], device: str) -> int:
+    with torch.no_grad():
+        outputs = traced(torch.zeros(2, *shape, device=device))
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
+        got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ValueError(
+            f"model must return one output a class, shape (n_records, n_classes), got {got} for two records"
+        )
+    return outputs.shape[1]
 
 
 def _freeze(student: fx.GraphModule) -> None:

@@ -162,7 +162,7 @@ def load(cls: type, path: str | os.PathLike, model: nn.Module) -> Any:
         fill(student, tensors, header)
     except (ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"{str(path)!r} does not fit the network given: {error}") from error
-    quantizer.float_model_, quantizer.model_, quantizer.units_ = traced, student, []
+    quantizer.float_model_, quantizer.model_ = traced, student
     return quantizer
 
 

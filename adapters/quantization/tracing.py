@@ -71,18 +71,16 @@ def trace(model: nn.Module) -> fx.GraphModule:
     Raises
     ------
     TypeError
-        If `model` is no Module, or not of 32-bit (or 64-bit) floats.
+        If `model` is no Module, or not of 32-bit floats.
     ValueError
         If the graph cannot be traced, or holds something that cannot be quantised; says where.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a trained torch Module, got {type(model).__name__}")
     kinds = {t.dtype for t in model.state_dict().values() if t.is_floating_point()}
-    if len(kinds) > 1 or kinds & {torch.float16, torch.bfloat16}:
+    if kinds - {torch.float32}:
         listed = ", ".join(sorted(str(k).removeprefix("torch.") for k in kinds))
-        raise TypeError(
-            f"model must hold 32-bit floats, got {listed}: quantization starts from full precision; use model.float()"
-        )
+        raise TypeError(f"model must hold 32-bit floats, got {listed}: use model.float()")
     model = copy.deepcopy(model).eval()
     tracer = _Tracer()
     try:

@@ -441,3 +441,5 @@ def test_other_networks_are_refused(quantizer):
         fitted(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).half())
     with pytest.raises(ValueError, match="X must hold records of shape"):
         quantizer.predict(np.zeros((2, 3, 8, 8)))
+    with pytest.raises(ValueError, match="one output a class"):
+        fitted(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)))

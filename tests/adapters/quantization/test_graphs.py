@@ -306,8 +306,8 @@ def test_what_cannot_be_quantised_is_refused_with_its_place(model, message):
         trace(model())
 
 
-@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
-def test_half_precision_is_refused(kind):
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_refused(kind):
     with pytest.raises(TypeError, match="must hold 32-bit floats"):
         trace(nn.Linear(2, 2).to(kind))
 
