@@ -74,8 +74,8 @@ class GroupNet(NetClassifier):
         return super()._identity(*free)
 
     def _finish(self, net: Net) -> None:
-        self._q = self._training.finish(net.module_).double().cpu().numpy()
-        self._q /= self._q.sum()
+        q = self._training.finish(net.module_)
+        self._q = q / q.sum()
         super()._finish(net)
         # neither the player nor the records belong to what is kept
         self.net_ = self._make_net(net.module_, torch.Generator(), 0, plain=True)

@@ -64,7 +64,7 @@ from .._mlp import MLP
 from ._estimator import GroupNet, softmax, stratified_split
 from .features import features_and_outputs
 from .lff import restored
-from .online import GroupPlayer, balanced_membership
+from .online import GroupPlayer, SoftBatch, balanced_membership, numbers
 from .out_of_fold import BASE, out_of_fold
 from .slicer import Adversary, slicer_inputs, start_of
 from .training import GroupTraining, Selection
@@ -79,17 +79,17 @@ class AlternatingPlayer(GroupPlayer):
         super().__init__(np.zeros(m), np.ones(m), step)
         self.adversary, self.alpha = adversary, alpha
 
-    def membership(self, y_true: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
-        self.index = y_true["index"]
+    def batch(self, y_true: dict[str, Tensor]) -> SoftBatch:
         with torch.no_grad():
-            return self.adversary.slices(self.adversary.Z[self.index]).to(dtype)
-
-    def play(self, losses: Tensor, P: Tensor) -> Tensor:
+            P = self.adversary.slices(self.adversary.Z[y_true["index"]])
         mass = P.mean(0) if self.adversary.mass is None else self.adversary.mass
-        share = (mass / mass.sum()).double().cpu().numpy()
-        self.caps = np.minimum(share / self.alpha, 1.0)
-        robust = super().play(losses, P)
-        self.adversary.step(self.index, losses.detach())
+        share = numbers(mass).astype(np.float64)
+        self.caps = np.minimum(share / share.sum() / self.alpha, 1.0)
+        return SoftBatch(numbers(P).astype(np.float64))
+
+    def play(self, losses: Tensor, y_true: dict[str, Tensor]) -> Tensor:
+        robust = super().play(losses, y_true)
+        self.adversary.step(y_true["index"], losses.detach().float())
         return robust
 
     def state(self) -> dict[str, Any]:
@@ -115,6 +115,9 @@ class AGRONet(GroupNet):
     slicer_epochs : int, default=20
         With "two-stage": epochs in which the adversary alone is trained. 0: slices stay those of the start, which is DOMINO and
         group DRO.
+    start : {"erm", "new"}, default="erm"
+        From what the classifier starts: the weights of the mean-loss network, as in the paper, or new ones. The first has learnt
+        the easy rule already, and knows the few records beside it by heart: see the tutorial on coloured digits.
     init : {"domino", "confusion", "random"}, default="domino"
         What slices imitate first. "random" begins near a stationary point.
     cv : int, default=5
@@ -190,6 +193,7 @@ class AGRONet(GroupNet):
         slicer_hidden: Sequence[int] = (64, 32),
         slicer_lr: float = 1e-3,
         slicer_epochs: int = 20,
+        start: str = "erm",
         init: str = "domino",
         cv: int = 5,
         min_mass: float = 0.02,
@@ -227,6 +231,7 @@ class AGRONet(GroupNet):
         self.slicer_hidden = slicer_hidden
         self.slicer_lr = slicer_lr
         self.slicer_epochs = slicer_epochs
+        self.start = start
         self.init = init
         self.cv = cv
         self.min_mass = min_mass
@@ -299,11 +304,12 @@ class AGRONet(GroupNet):
             yardstick = self._membership(features[held_out], seen, y[held_out])
             judge = predicted_worst_judge(y[held_out], yardstick, self.alpha)
             training.selection = Selection(torch.from_numpy(X[held_out]), judge, None)
-        self._start = self.erm_.module_
+        if self.start == "erm":
+            self._start = self.erm_.module_
         try:
             self._play(X[train], y[train], extras, training, balanced)
         finally:
-            del self._start
+            vars(self).pop("_start", None)
         self.slicer_.eval()
         P = self._among_kept(adversary.membership(adversary.Z))
         robust = self._record_losses(X[train], y[train])
@@ -349,6 +355,7 @@ class AGRONet(GroupNet):
         check_integer("n_slices", self.n_slices, low=2)
         check_number("slicer_lr", self.slicer_lr, 0)
         check_integer("slicer_epochs", self.slicer_epochs, low=0)
+        check_choice("start", self.start, ("erm", "new"))
         check_choice("init", self.init, ("domino", "confusion", "random"))
         check_integer("cv", self.cv, low=2)
         check_number("min_mass", self.min_mass, 0, 1, high_open=True)

@@ -95,8 +95,8 @@ class SmoothedLosses:
     >>> import torch
     >>> losses = SmoothedLosses(torch.tensor([0, 0, 1]), 2)
     >>> first = losses.update(torch.tensor([0, 1, 2]), torch.tensor([1.0, 4.0, 8.0]))
-    >>> losses.update(torch.tensor([0]), torch.tensor([2.0])).tolist()  # (0.7 * 1 + 0.3 * 2) / 4
-    [0.325...]
+    >>> losses.update(torch.tensor([0]), torch.tensor([2.0]))  # (0.7 * 1 + 0.3 * 2) / 4
+    tensor([0.3250])
     """
 
     def __init__(self, classes: Tensor, n_classes: int):

@@ -37,47 +37,68 @@ from statml.group_robust.simplex import entropic_projection
 
 from .._net import Net
 
+Array = NDArray[np.float64]
+
 LARGEST_STEP = 50.0  # of the logarithm of a weight: exp of more overflows
 LEAST_WEIGHT = 1e-20  # a weight of zero could never grow again
 
 
-def group_means(losses: Tensor, membership: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean loss of each group in a batch, and the mass of the groups in it.
+class HardBatch:
+    """Which records of a batch are in which group.
 
     Parameters
     ----------
-    losses : Tensor of shape (batch,)
-    membership : Tensor of shape (batch, m)
-
-    Returns
-    -------
-    means : Tensor of shape (m,)
-        Zero for a group that is absent.
-    mass : Tensor of shape (m,)
-
-    Examples
-    --------
-    >>> import torch
-    >>> membership = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    >>> means, mass = group_means(torch.tensor([1.0, 3.0, 5.0]), membership)
-    >>> means.tolist(), mass.tolist()
-    ([2.0, 5.0, 0.0], [2.0, 1.0, 0.0])
+    group : ndarray of int, shape (batch,)
+    m : int
+    weight : ndarray of shape (batch,), optional
     """
-    mass = membership.sum(0)
-    return (losses @ membership) / mass.clamp_min(torch.finfo(mass.dtype).tiny), mass
+
+    def __init__(self, group: NDArray, m: int, weight: NDArray | None = None):
+        self.group, self.m, self.weight = group, m, weight
+        self.mass = np.bincount(group, weight, m)
+
+    def sums(self, losses: NDArray) -> Array:
+        """Sum of the losses of each group, (m,)."""
+        return np.bincount(
+            self.group, losses if self.weight is None else losses * self.weight, self.m
+        )
+
+    def row_weights(self, v: Array) -> Array:
+        """What each record counts if the records of group g count v_g, (batch,)."""
+        return v[self.group] if self.weight is None else v[self.group] * self.weight
+
+
+class SoftBatch:
+    """Memberships of the records of a batch; the interface of `HardBatch`.
+
+    Parameters
+    ----------
+    P : ndarray of shape (batch, m)
+    """
+
+    def __init__(self, P: NDArray):
+        self.P, self.mass = P, P.sum(axis=0)
+
+    def sums(self, losses: NDArray) -> Array:
+        """Sum of the losses of each group, (m,)."""
+        return losses @ self.P
+
+    def row_weights(self, v: Array) -> Array:
+        """What each record counts if the records of group g count v_g, (batch,)."""
+        return self.P @ v
 
 
 def updated_weights(
-    q: Tensor, losses: Tensor, present: Tensor, step: float, caps: NDArray | None = None
-) -> Tensor:
+    q: Array, losses: Array, present: NDArray[np.bool_], step: float, caps: Array | None = None
+) -> Array:
     """One step of exponentiated gradient among the groups that are present; absent ones keep their weights.
 
     Parameters
     ----------
-    q : Tensor of shape (m,)
-    losses : Tensor of shape (m,)
+    q : ndarray of shape (m,)
+    losses : ndarray of shape (m,)
         With their offsets.
-    present : bool Tensor of shape (m,)
+    present : ndarray of bool, shape (m,)
     step : float
         eta_q.
     caps : ndarray of shape (m,) or None, default=None
@@ -85,23 +106,22 @@ def updated_weights(
 
     Returns
     -------
-    Tensor of shape (m,)
+    ndarray of shape (m,)
 
     Examples
     --------
-    >>> import torch
-    >>> q = updated_weights(torch.tensor([0.5, 0.25, 0.25]), torch.tensor([1.0, 0.0, 0.0]), torch.tensor([True, True, False]), 0.693147)
-    >>> [round(weight, 3) for weight in q.tolist()]
+    >>> import numpy as np
+    >>> present = np.array([True, True, False])
+    >>> updated_weights(np.array([0.5, 0.25, 0.25]), np.array([1.0, 0.0, 0.0]), present, np.log(2)).round(3).tolist()
     [0.6, 0.15, 0.25]
     """
-    before = q * present
-    after = before * (step * losses).clamp_max(LARGEST_STEP).exp()
-    share = before.sum() / after.sum().clamp_min(torch.finfo(q.dtype).tiny)
-    q = (q - before + after * share).clamp_min(LEAST_WEIGHT)
-    if caps is None:
-        return q
-    projected = entropic_projection(q.double().cpu().numpy(), caps)
-    return torch.as_tensor(projected, dtype=q.dtype, device=q.device)
+    grown = q * np.exp(np.minimum(step * losses, LARGEST_STEP) * present)
+    if present.all():
+        q = grown / grown.sum()
+    elif present.any():
+        q = np.where(present, grown * (q[present].sum() / grown[present].sum()), q)
+    q = np.maximum(q, LEAST_WEIGHT)
+    return q if caps is None else entropic_projection(q, caps)
 
 
 class GroupPlayer:
@@ -118,65 +138,67 @@ class GroupPlayer:
 
     Attributes
     ----------
-    q : Tensor of shape (m,)
-    mean_q : Tensor of shape (m,) or None
-        Average over the steps that are averaged.
+    q : ndarray of shape (m,)
     """
 
-    def __init__(self, offsets: NDArray, caps: NDArray | None, step: float):
-        m = len(offsets)
-        start = np.full(m, 1 / m) if caps is None else entropic_projection(np.ones(m), caps)
-        self.q = torch.tensor(start, dtype=torch.float32)
-        self.offsets = torch.tensor(offsets, dtype=torch.float32)
-        self.labels = torch.arange(m)
-        self.caps, self.step = caps, step
+    def __init__(self, offsets: Array, caps: Array | None, step: float):
+        self.m = len(offsets)
+        self.q = np.full(self.m, 1 / self.m)
+        if caps is not None:
+            self.q = entropic_projection(np.ones(self.m), caps)
+        self.offsets, self.caps, self.step = offsets, caps, step
         self.start_epoch()
 
     def start_epoch(self) -> None:
         """Begin the sums of an epoch."""
-        self.loss_sum, self.mass_sum = torch.zeros_like(self.q), torch.zeros_like(self.q)
+        self.loss_sum, self.mass_sum = np.zeros(self.m), np.zeros(self.m)
 
-    def to(self, device: torch.device | str) -> None:
-        """Move to where the network is."""
-        for name in ("q", "offsets", "labels", "loss_sum", "mass_sum"):
-            setattr(self, name, getattr(self, name).to(device))
+    def batch(self, y_true: dict[str, Tensor]) -> HardBatch | SoftBatch:
+        """The groups of a batch."""
+        weight = numbers(y_true["weight"]) if "weight" in y_true else None
+        if "group" in y_true:
+            return HardBatch(y_true["group"].cpu().numpy(), self.m, weight)
+        P = numbers(y_true["membership"])
+        return SoftBatch(P if weight is None else P * weight[:, None])
 
-    def membership(self, y_true: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
-        """(batch, m), with the weights of the records."""
-        P = y_true.get("membership")
-        if P is None:
-            P = (y_true["group"][:, None] == self.labels).to(dtype)
-        weight = y_true.get("weight")
-        return P if weight is None else P * weight[:, None]
-
-    def play(self, losses: Tensor, P: Tensor) -> Tensor:
+    def play(self, losses: Tensor, y_true: dict[str, Tensor]) -> Tensor:
         """Weigh the groups anew, and return the robust loss of the batch.
 
         Parameters
         ----------
         losses : Tensor of shape (batch,)
-        P : Tensor of shape (batch, m)
+        y_true : dict of str to Tensor
+            "group" (batch,) or "membership" (batch, m), and "weight" (batch,) if there are weights.
 
         Returns
         -------
         Tensor of shape ()
         """
-        means, mass = group_means(losses.to(P.dtype), P)
-        seen = means.detach()
-        self.q = updated_weights(self.q, seen + self.offsets, mass > 0, self.step, self.caps)
-        self.loss_sum.addcmul_(seen, mass)
-        self.mass_sum.add_(mass)
-        return self.q @ means
+        groups = self.batch(y_true)
+        present = groups.mass > 0
+        sums, mass = groups.sums(numbers(losses)), np.where(present, groups.mass, 1.0)
+        seen = sums / mass + self.offsets
+        self.q = updated_weights(self.q, seen, present, self.step, self.caps)
+        self.loss_sum += sums
+        self.mass_sum += groups.mass
+        v = groups.row_weights(self.q / mass)
+        return torch.from_numpy(v.astype(np.float32)).to(losses) @ losses
 
     def epoch_losses(self) -> list[float]:
         """Mean training loss of each group in the epoch; NaN for one that did not occur."""
-        return (self.loss_sum / self.mass_sum).tolist()
+        there = self.mass_sum > 0
+        return np.where(there, self.loss_sum / np.where(there, self.mass_sum, 1), np.nan).tolist()
 
     def state(self) -> dict[str, Any]:
-        return {"q": self.q.cpu()}
+        return {"q": self.q.tolist()}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.q = state["q"].to(self.q.device)
+        self.q = np.array(state["q"])
+
+
+def numbers(values: Tensor) -> NDArray[np.float32]:
+    """A tensor without its gradient, in numpy: of a few numbers a step, that is faster."""
+    return values.detach().float().cpu().numpy()
 
 
 class GroupDROLoop(Net):
@@ -186,7 +208,7 @@ class GroupDROLoop(Net):
         player = getattr(self, "player_", None)
         if player is None or not training:
             return super().objective(losses, y_true, training)
-        return player.play(losses, player.membership(y_true, losses.dtype))
+        return player.play(losses, y_true)
 
 
 class BalancedSampler:

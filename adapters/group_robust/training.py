@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .._net import Checkpoint, Net, Records
 from .online import GroupPlayer
 
+Array = NDArray[np.float64]
 State = dict[str, Tensor]
 # logits of the held-out records -> what is compared (larger is better), and what is kept of the epoch
 Judge = Callable[[NDArray], tuple[tuple[float, ...], dict[str, Any]]]
@@ -36,20 +37,20 @@ class Averaging:
         self.share = share
         self.step = self.n = 0
         self.mean: State | None = None
-        self.mean_q: Tensor | None = None
+        self.mean_q: Array | None = None
 
     def start(self, n_steps: int) -> None:
         """n_steps: of the whole training."""
         self.first = n_steps - max(1, round(self.share * n_steps))
 
-    def after_step(self, module: nn.Module, q: Tensor) -> None:
+    def after_step(self, module: nn.Module, q: Array) -> None:
         self.step += 1
         if self.step <= self.first:
             return
         self.n += 1
         state = module.state_dict()
         if self.mean is None:
-            self.mean, self.mean_q = copy_of(state), q.clone()
+            self.mean, self.mean_q = copy_of(state), q.copy()
             return
         floating = [k for k, v in state.items() if v.is_floating_point()]
         torch._foreach_lerp_(
@@ -57,7 +58,7 @@ class Averaging:
         )
         for k in state.keys() - set(floating):
             self.mean[k].copy_(state[k])
-        self.mean_q.lerp_(q, 1 / self.n)
+        self.mean_q += (q - self.mean_q) / self.n
 
 
 class Selection:
@@ -76,15 +77,15 @@ class Selection:
         self.best: tuple[float, ...] | None = None
         self.best_epoch = -1
         self.state: State | None = None
-        self.q: Tensor | None = None
+        self.q: Array | None = None
 
-    def after_epoch(self, net: Net, epoch: int, state: State, q: Tensor) -> dict[str, Any]:
+    def after_epoch(self, net: Net, epoch: int, state: State, q: Array) -> dict[str, Any]:
         """Judge the network with these weights; what was noted."""
         logits = torch.cat([part.cpu() for part in net.forward_iter(Records(self.X, {}))])
         score, noted = self.judge(logits.numpy().astype(np.float64))
         if self.best is None or score > self.best:
             self.best, self.best_epoch = score, epoch
-            self.state, self.q = copy_of(state), q.clone()
+            self.state, self.q = copy_of(state), q.copy()
         return noted
 
     def is_over(self, epoch: int) -> bool:
@@ -108,10 +109,9 @@ class GroupTraining(Callback):
         self.rows: list[dict[str, Any]] = []
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
-        self.player.to(next(net.module_.parameters()).device)
         net.player_ = self.player
         if self.averaging is not None:
-            n_batches = -(-len(X) // net.batch_size)
+            n_batches = len(net.get_iterator(X, training=True))
             self.averaging.start(n_batches * net.max_epochs)
 
     def on_epoch_begin(self, net, **kwargs):
@@ -137,13 +137,13 @@ class GroupTraining(Callback):
         if self.selection is not None and self.selection.is_over(row["epoch"]):
             raise KeyboardInterrupt  # skorch's way to end a training
 
-    def result(self, now: State) -> tuple[State, Tensor]:
+    def result(self, now: State) -> tuple[State, Array]:
         """Weights and group weights: averaged, once that has begun."""
         if self.averaging is not None and self.averaging.mean is not None:
             return self.averaging.mean, self.averaging.mean_q
         return now, self.player.q
 
-    def finish(self, module: nn.Module) -> Tensor:
+    def finish(self, module: nn.Module) -> Array:
         """Put the result into the module; the group weights that belong to it."""
         if self.selection is not None and self.selection.state is not None:
             state, q = self.selection.state, self.selection.q
@@ -164,7 +164,7 @@ class GroupTraining(Callback):
         state: dict[str, Any] = {"player": self.player.state(), "rows": self.rows}
         for name, fields in PARTS.items():
             part = getattr(self, name)
-            state[name] = {} if part is None else {f: getattr(part, f) for f in fields}
+            state[name] = {} if part is None else {f: _plain(getattr(part, f)) for f in fields}
         return state
 
     def load(self, state: dict[str, Any]) -> None:
@@ -172,6 +172,7 @@ class GroupTraining(Callback):
         self.rows = state["rows"]
         for name in PARTS:
             for field, value in state[name].items():
+                value = np.array(value) if field.endswith("q") and value is not None else value
                 setattr(getattr(self, name), field, value)
 
 
@@ -191,6 +192,10 @@ class GroupCheckpoint(Checkpoint):
 
     def restore_further(self, state: dict[str, Any]) -> None:
         self.training.load(state["training"])
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def copy_of(state: State) -> State:

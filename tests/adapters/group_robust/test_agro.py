@@ -78,9 +78,9 @@ def test_the_adversary_gathers_large_losses_in_one_slice_and_its_reverse_form_in
         assert (start.T @ losses / start.sum(axis=0)).max() < 1.5 * losses.mean()
         adversary.train(torch.tensor(losses, dtype=torch.float32), 30, 100, torch.Generator())
         P = adversary.membership(adversary.Z)
-        lifts[form] = np.sort(P.T @ losses / P.sum(axis=0) / losses.mean())
-    assert lifts["worst"][-1] > 2.5
-    assert lifts["greedy-reverse"][-2] > 1.5 > lifts["worst"][-2]
+        lifts[form] = np.sort(P.T @ losses / np.maximum(P.sum(axis=0), 0.05 * 400) / losses.mean())
+    assert lifts["worst"][-1] > 3
+    assert (lifts["greedy-reverse"] > 1.5).sum() >= 2
 
 
 def test_imitation_comes_near_to_what_it_is_given():
@@ -174,6 +174,11 @@ def test_the_classifier_starts_from_the_mean_loss_network(spurious):
     )
     assert model.n_val_ == 0
     assert "predicted_worst" not in model.history_
+    other = AGRONet(**{**QUICK, "lr": 0.0}, selection=None, start="new")
+    other.fit(spurious.X, spurious.y)
+    assert (
+        np.abs(other.predict_proba(spurious.X) - other.erm_.predict_proba(spurious.X)).max() > 0.01
+    )
 
 
 def test_the_seed_fixes_everything_and_torchs_state_stays(spurious):
@@ -251,6 +256,7 @@ def test_a_saved_network_and_a_pickled_one_slice_the_same(spurious, tmp_path, la
     [
         ({"n_slices": 1}, "n_slices must be an integer >= 2"),
         ({"cv": 1}, "cv must be an integer >= 2"),
+        ({"start": "old"}, 'start must be "erm" or "new"'),
         ({"init": "kmeans"}, 'init must be "domino", "confusion" or "random"'),
         ({"schedule": "cutting-plane"}, 'schedule must be "two-stage" or "alternate"'),
         ({"adversary": "best"}, 'adversary must be "worst" or "greedy-reverse"'),
