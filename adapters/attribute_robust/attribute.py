@@ -383,6 +383,39 @@ class Chain:
             if attribute.value_range is not None:
                 check_range(X, attribute.value_range, type(attribute).__name__)
 
+    def check_derivatives(self, x: Tensor) -> None:
+        """Refuse attributes that declare derivatives and have none.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, ...)
+            A few records to try them on.
+
+        Raises
+        ------
+        ValueError
+            If an attribute leaves torch's graph.
+        """
+        for attribute in self.attributes:
+            if not attribute.differentiable:
+                continue
+            value = torch.as_tensor(attribute.low + attribute.high, dtype=x.dtype, device=x.device)
+            value = (value / 2).repeat(len(x), 1).requires_grad_()
+            noise = attribute.draw_noise(x, torch.Generator())
+            reason = None
+            with torch.enable_grad():
+                try:
+                    traced = attribute.apply(x, value, noise).requires_grad
+                except RuntimeError as error:  # what torch says to who takes it out of the graph
+                    if "requires grad" not in str(error):
+                        raise
+                    traced, reason = False, error
+            if not traced:
+                raise ValueError(
+                    f"{attribute!r} is to be searched by its derivative, but computes outside torch's graph: declare it "
+                    "differentiable=False (it is then searched without derivatives), or set n_steps=0"
+                ) from reason
+
     def warn_of_labels(self) -> None:
         """Warn of boxes that can change the class."""
         for attribute in self.attributes:

@@ -256,6 +256,8 @@ class AttributeAdversarialClassifier(NetClassifier):
         plan = self._plan()
         X, y = self._check_data(X, y)
         self._check_attributes(plan.chain, X)
+        if plan.n_steps and plan.objective in OBJECTIVES:
+            plan.chain.check_derivatives(torch.from_numpy(X[:2]))
         plan.chain.warn_of_labels()
         extras: dict[str, NDArray] = {}
         if sample_weight is not None:
@@ -418,6 +420,8 @@ class AttributeAdversarialClassifier(NetClassifier):
         X = self._as_float32(X, reset=False)
         codes = self._codes(y, len(X))
         self._check_attributes(chain, X)
+        if n_steps and grid is None:
+            chain.check_derivatives(torch.from_numpy(X[:2]))
         seed = as_seed_sequence(random_state).generate_state(1).item()
         generator = torch.Generator().manual_seed(seed)
         module = self.module_
@@ -470,7 +474,7 @@ class AttributeAdversarialClassifier(NetClassifier):
             raise ValueError(f"y must hold {n} labels, one a record of X, got shape {y.shape}")
         codes = np.searchsorted(self.classes_, y).clip(max=len(self.classes_) - 1)
         if (self.classes_[codes] != y).any():
-            unknown = y[self.classes_[codes] != y][0]
+            unknown = y[self.classes_[codes] != y].tolist()[0]
             raise ValueError(f"y must hold classes of the fit, got {unknown!r}")
         return codes
 

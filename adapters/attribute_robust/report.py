@@ -143,7 +143,7 @@ class RobustnessReport:
         )
         if not mine.index.equals(its.index):
             raise ValueError("baseline must have the same attributes and severities")
-        mine, its = (e.drop("all").groupby("attribute", sort=False).sum() for e in (mine, its))
+        mine, its = (e.groupby("attribute", sort=False).sum().drop("all") for e in (mine, its))
         ratio = (mine / its.where(its > 0)).rename(f"error relative to {baseline.name}")
         return pd.concat([ratio, pd.Series({"mean": ratio.mean()}, name=ratio.name)])
 

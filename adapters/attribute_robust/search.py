@@ -4,8 +4,8 @@ With :math:`u = 2 (\alpha - low) / (high - low) - 1` every parameter has the box
 standard deviation share one step size. For all records of a batch at once, each with attributes of its own:
 
 1. k random starts, u uniform in the box, judged without derivatives; the best is kept (worst of k).
-2. m times: from the place where the record stands, a step along the derivative, normalised to root mean square `step_size`, and
-   back into the box: :math:`u \leftarrow clip(u + s\, g / rms(g))`. A step that did not raise the objective halves s for this record,
+2. m times: from the place where the record stands, a step of length `step_size` along the derivative, and back into the
+   box: :math:`u \leftarrow clip(u + s\, g / \|g\|)`. A step that did not raise the objective halves s for this record,
    which goes on from its best place.
 3. The best of all places visited is the result.
 
@@ -117,6 +117,7 @@ def search(
     objective : callable (x', u) -> Tensor of shape (n,)
         Of a network in evaluation mode, see `frozen`.
     chain : Chain
+        Of attributes that keep what they declare, see `Chain.check_derivatives`.
     x : Tensor of shape (n, ...)
     box : Box
     n_starts : int, default=1
@@ -124,7 +125,7 @@ def search(
     n_steps : int, default=5
         m.
     step_size : float, default=0.4
-        Root mean square of the first step, in half-widths of the box.
+        Length of the first step, in half-widths of the box.
     n_climbs : int, default=1
         From how many of the starts, the best first, to climb: a loss in attributes has several hills.
     generator : torch.Generator or None, default=None
@@ -198,7 +199,7 @@ def _ascend(
                 best = _better(end, best)
         # a parameter at the end of its box, pushed outwards, takes no share of the step
         gradient = torch.where(u * gradient.sign() >= 1, 0.0, gradient)
-        size = gradient.square().mean(1, keepdim=True).sqrt()
+        size = gradient.norm(dim=1, keepdim=True)
         new = gradient / torch.where(size > 0, size, 1.0)
         direction = torch.where(rose[:, None], new, direction)
         step = torch.where(rose[:, None], step, step / 2)
@@ -220,11 +221,6 @@ def _climb(judge: Callable, u: Tensor, smooth: Tensor) -> tuple[tuple[Tensor, ..
     with torch.enable_grad():
         u = u.detach().requires_grad_()
         _, changed, f = judge(u)
-        if not f.requires_grad:
-            raise ValueError(
-                "no derivative reaches the attributes: an attribute that computes outside torch's graph must be declared "
-                "differentiable=False (it is then searched without derivatives)"
-            )
         (gradient,) = torch.autograd.grad(f.sum(), u)
     return (u.detach(), changed.detach(), f.detach()), torch.nan_to_num(gradient) * smooth
 

@@ -227,9 +227,9 @@ class Adversary(Callback):
             )
             self.note(module, found, box, y["y"])
             parts.append({"x": found.x.cpu(), **{f"y.{k}": v.cpu() for k, v in y.items()}})
-        for name in parts[0]:
-            old = [self.pool[name]] if self.pool else []
-            self.pool[name] = torch.cat([*old, *(part[name] for part in parts)])
+        if self.pool:
+            parts.insert(0, self.pool)
+        self.pool = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     # --- an interrupted training ------------------------------------------------------------------------
 

@@ -300,11 +300,13 @@ def test_attributes_without_derivatives_are_climbed_all_the_same(images):
         torch.testing.assert_close(chain.apply(x, found.value, found.noise), found.x)
 
 
-def test_a_broken_derivative_is_refused():
-    lost = Chain([Custom(lambda x, a: x + a.detach(), -1, 1)])
+def test_a_broken_derivative_is_refused_also_among_others():
     x = torch.zeros(2, 3)
-    with pytest.raises(ValueError, match="differentiable=False"):
-        search(lambda x, u: x.sum(1), lost, x, Box.of(lost, x))
+    whole = Custom(lambda x, a: x + a, -1, 1)
+    for broken in (lambda x, a: x + a.detach(), lambda x, a: x + torch.from_numpy(a.numpy())):
+        with pytest.raises(ValueError, match="differentiable=False"):
+            Chain([whole, Custom(broken, -1, 1)]).check_derivatives(x)
+        Chain([whole, Custom(broken, -1, 1, differentiable=False)]).check_derivatives(x)
 
 
 def test_spsa_climbs_a_smooth_hill():
