@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import tempfile
 from pathlib import Path
 
@@ -18,8 +19,9 @@ FLOAT_LAYERS = {"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatM
 def open_session(model: bytes | str | os.PathLike, *, n_threads: int = 1, optimized: str | os.PathLike | None = None):  # fmt: skip
     """An onnxruntime session on the CPU.
 
-    Where the processor has no VNNI instructions, onnxruntime's kernels for uint8 times int8 add pairs of products in 16 bits, which can
-    saturate; the session asks for the exact ones.
+    Where an x86 processor has no VNNI instructions, onnxruntime's kernels for uint8 times int8 add pairs of products in 16 bits, which can
+    saturate; the session then asks for exact ones (``session.x64quantprecision``). With VNNI sums are exact anyway, and the option would only
+    halve the speed.
 
     Parameters
     ----------
@@ -36,12 +38,23 @@ def open_session(model: bytes | str | os.PathLike, *, n_threads: int = 1, optimi
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = n_threads, 1
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if saturates():
+        options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3  # of warnings, the one that an optimised graph fits this machine
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     source = model if isinstance(model, bytes) else str(model)
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def saturates() -> bool:
+    """Whether fast products of uint8 and int8 may overflow on this processor: x86 without VNNI, or not known to have it."""
+    if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686"):
+        return False
+    try:
+        return "vnni" not in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return True
 
 
 def run_session(session, X: NDArray) -> list[NDArray]:
