@@ -209,7 +209,6 @@ def digits() -> None:
         "LfF": lambda X, y, g, s: LfFNet(**shared, random_state=s).fit(X, y),
         "AGRO two-stage, DOMINO start": agro(),
         "AGRO two-stage, confusion start": agro(init="confusion"),
-        "the same, from new weights": agro(init="confusion", start="new"),
         "AGRO alternate, confusion start": agro(init="confusion", schedule="alternate"),
         "AGRO two-stage, greedy-reverse": agro(adversary="greedy-reverse"),
         "labels: deep feature reweighting": dfr,

@@ -115,9 +115,6 @@ class AGRONet(GroupNet):
     slicer_epochs : int, default=20
         With "two-stage": epochs in which the adversary alone is trained. 0: slices stay those of the start, which is DOMINO and
         group DRO.
-    start : {"erm", "new"}, default="erm"
-        From what the classifier starts: the weights of the mean-loss network, as in the paper, or new ones. The first has learnt
-        the easy rule already, and knows the few records beside it by heart: see the tutorial on coloured digits.
     init : {"domino", "confusion", "random"}, default="domino"
         What slices imitate first. "random" begins near a stationary point.
     cv : int, default=5
@@ -193,7 +190,6 @@ class AGRONet(GroupNet):
         slicer_hidden: Sequence[int] = (64, 32),
         slicer_lr: float = 1e-3,
         slicer_epochs: int = 20,
-        start: str = "erm",
         init: str = "domino",
         cv: int = 5,
         min_mass: float = 0.02,
@@ -231,7 +227,6 @@ class AGRONet(GroupNet):
         self.slicer_hidden = slicer_hidden
         self.slicer_lr = slicer_lr
         self.slicer_epochs = slicer_epochs
-        self.start = start
         self.init = init
         self.cv = cv
         self.min_mass = min_mass
@@ -304,12 +299,11 @@ class AGRONet(GroupNet):
             yardstick = self._membership(features[held_out], seen, y[held_out])
             judge = predicted_worst_judge(y[held_out], yardstick, self.alpha)
             training.selection = Selection(torch.from_numpy(X[held_out]), judge, None)
-        if self.start == "erm":
-            self._start = self.erm_.module_
+        self._start = self.erm_.module_
         try:
             self._play(X[train], y[train], extras, training, balanced)
         finally:
-            vars(self).pop("_start", None)
+            del self._start
         self.slicer_.eval()
         P = self._among_kept(adversary.membership(adversary.Z))
         robust = self._record_losses(X[train], y[train])
@@ -355,7 +349,6 @@ class AGRONet(GroupNet):
         check_integer("n_slices", self.n_slices, low=2)
         check_number("slicer_lr", self.slicer_lr, 0)
         check_integer("slicer_epochs", self.slicer_epochs, low=0)
-        check_choice("start", self.start, ("erm", "new"))
         check_choice("init", self.init, ("domino", "confusion", "random"))
         check_integer("cv", self.cv, low=2)
         check_number("min_mass", self.min_mass, 0, 1, high_open=True)

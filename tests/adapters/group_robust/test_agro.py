@@ -174,11 +174,6 @@ def test_the_classifier_starts_from_the_mean_loss_network(spurious):
     )
     assert model.n_val_ == 0
     assert "predicted_worst" not in model.history_
-    other = AGRONet(**{**QUICK, "lr": 0.0}, selection=None, start="new")
-    other.fit(spurious.X, spurious.y)
-    assert (
-        np.abs(other.predict_proba(spurious.X) - other.erm_.predict_proba(spurious.X)).max() > 0.01
-    )
 
 
 def test_the_seed_fixes_everything_and_torchs_state_stays(spurious):
@@ -256,7 +251,6 @@ def test_a_saved_network_and_a_pickled_one_slice_the_same(spurious, tmp_path, la
     [
         ({"n_slices": 1}, "n_slices must be an integer >= 2"),
         ({"cv": 1}, "cv must be an integer >= 2"),
-        ({"start": "old"}, 'start must be "erm" or "new"'),
         ({"init": "kmeans"}, 'init must be "domino", "confusion" or "random"'),
         ({"schedule": "cutting-plane"}, 'schedule must be "two-stage" or "alternate"'),
         ({"adversary": "best"}, 'adversary must be "worst" or "greedy-reverse"'),
