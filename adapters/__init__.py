@@ -9,9 +9,12 @@ from __future__ import annotations
 import importlib
 
 _HOMES = {
+    "AttributeAdversarialClassifier": "attribute_robust",
     "AttributeRenderer": "attribute_robust",
     "LearnedEditor": "attribute_robust",
     "fit_editor": "attribute_robust",
+    "robustness_report": "attribute_robust",
+    "RobustLogisticRegression": "attribute_robust",
     "TorchOracle": "influence",
     "MLP": "_mlp",
     "NetClassifier": "_estimator",
@@ -43,6 +46,7 @@ _HOMES = {
     "ContinualReport": "continual",
     "LearningCurvesDisplay": "continual",
     "OpenSetDisplay": "continual",
+    "OpenVAEClassifier": "continual",
     "PeaksOverThresholdBound": "continual",
     "WeibullBound": "continual",
     "continual_scores": "continual",
