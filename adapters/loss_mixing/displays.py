@@ -250,7 +250,7 @@ class AlignmentDisplay:
         if len(self.alignments) <= MANY:
             ax.legend()
         ax.set(
-            xlabel="alignment with the validation data (over its root mean square)",
+            xlabel="alignment with the validation data, over its rms",
             ylabel="share of the records",
         )
         self.ax_, self.figure_ = ax, ax.figure

@@ -170,7 +170,7 @@ class AMALClassifier(MixingReport, NetClassifier):
 
     Examples
     --------
-    Half of the labels are wrong in two thirds of the records, and the validation data tell which.
+    A third of the labels are wrong, and the validation data tell which.
 
     >>> import numpy as np
     >>> from statml.adapters import AMALClassifier

@@ -268,7 +268,7 @@ def last_layer(module: nn.Module, X: Tensor) -> tuple[str, nn.Linear]:
 
 
 def features(
-    module: nn.Module, layer: nn.Linear, X: Tensor, batch_size: int = 1024
+    module: nn.Module, layer: nn.Linear, X: Tensor, batch_size: int = 256
 ) -> tuple[Tensor, Tensor]:
     """What goes into the last layer, (n, d), and what comes out, (n, C); in evaluation mode."""
     inputs: list[Tensor] = []

@@ -31,7 +31,7 @@ from .mixing_weights import MixingWeights
 from .one_step import alignment, evaluating, features, last_layer
 from .plan import Plan, Trace
 
-SWEEP_BATCH = 1024
+SWEEP_BATCH = 256  # larger ones leave the cache
 ADAM = (torch.optim.Adam, torch.optim.AdamW)
 
 
