@@ -169,8 +169,8 @@ class AGRONet(GroupNet):
     --------
     >>> from statml.adapters.group_robust import AGRONet
     >>> from statml.datasets import make_spurious_gaussians
-    >>> data = make_spurious_gaussians(random_state=0)
-    >>> model = AGRONet(module__hidden=(16,), epochs=8, cv=3, random_state=0).fit(data.X, data.y)
+    >>> data = make_spurious_gaussians(n=600, random_state=0)
+    >>> model = AGRONet(module__hidden=(16,), epochs=4, cv=2, slicer_epochs=5, random_state=0).fit(data.X, data.y)
     >>> bool(model.slices_["lift"].max() > 1)
     True
     >>> model.slice_proba(data.X, data.y).shape[1] == len(model.slices_)
