@@ -10,8 +10,8 @@ With logits f, features z (what goes into the last linear layer), softmax p, and
 =============  ==================================================================  ==========================================
 
 :math:`D_z = mean (\sigma(z') - \sigma(z))^2` and :math:`D_\alpha = mean (u' - u)^2 + mean |u' - u|`, with attributes in half-widths of the box.
-The default is "adversarial": the sign of the released code makes perturbed records easy to classify, and its training does worse
-than random augmentation (`benchmarks/attribute_robust.py`); why the code and the abstract differ is not known.
+The default is "adversarial", the maximum of the abstract. The released code descends on its loss, which makes perturbed records easy to
+classify while it moves them far; why the two differ is not known.
 
 References
 ----------
