@@ -317,11 +317,7 @@ class NetEstimator(BaseEstimator):
 
         check_is_fitted(self, "net_")
         arrays: list[np.ndarray] = []
-        parameters = {
-            name: value
-            for name, value in self.get_params(deep=False).items()
-            if name not in ("checkpoint_dir", "random_state", "progress")
-        }
+        parameters = self._parameters_to_save()
         code = {name: repr(value) for name, value in parameters.items() if not _is_plain(value)}
         plain = {name: value for name, value in parameters.items() if name not in code}
         header = {
@@ -412,6 +408,13 @@ class NetEstimator(BaseEstimator):
             ) from error
         estimator.net_ = estimator._make_net(network, torch.Generator(), 0, plain=True)
         return estimator
+
+    def _parameters_to_save(self) -> dict[str, Any]:
+        """The constructor's arguments; what is not plain data is code, to be handed to `load`."""
+        parameters = self.get_params(deep=False)
+        for name in ("checkpoint_dir", "random_state", "progress"):
+            parameters.pop(name, None)
+        return parameters
 
     @staticmethod
     def _packed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

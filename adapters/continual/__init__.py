@@ -32,7 +32,12 @@ from .tasks import Task
 from .weibull import WeibullBound, fit_weibull_tail, weibull_cdf, weibull_inverse
 
 # name -> file of this folder: what needs torch, imported at its first use
-_TORCH: dict[str, str] = {}
+_TORCH: dict[str, str] = {
+    "OpenVAEClassifier": "open_vae",
+    "Past": "replay",
+    "Replayed": "replay",
+    "VAE": "vae",
+}
 
 __all__ = [
     "AccuracyMatrixDisplay",

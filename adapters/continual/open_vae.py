@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -30,7 +31,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import clone
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
@@ -45,6 +46,7 @@ from statml._validation import (
 
 from .._estimator import PREDICT_BATCH, NetClassifier
 from .bound import Bound
+from .conformal import ConformalBound
 from .queries import QueryResult, query_pool
 from .regularization import REGULARIZATIONS
 from .rejection import SCORES, Typicality, p_values
@@ -62,7 +64,7 @@ HIDDEN = {"mlp": (400, 400), "conv": (32, 64)}
 ABSENT_DRAWS = 500  # that stand for the latents of a class of which the last task had no record
 
 
-class OpenVAEClassifier(NetClassifier):
+class OpenVAEClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetClassifier):
     """Classifier that learns task after task, remembers by replaying, and knows what it does not know.
 
     Parameters
@@ -137,6 +139,8 @@ class OpenVAEClassifier(NetClassifier):
         Stored records and their positions in ``classes_``; empty unless `replay` stores any.
     history_ : list of dict
         Of every epoch: task, epoch, train_loss, class_loss, reconstruction, divergence.
+    n_updates_, n_generated_, n_stored_, n_parameters_ : int
+        Steps of training, records replayed by the decoder, real records kept (for replay or calibration), weights.
     acceptance_ : list of ndarray
         For each task but the first, the share of draws that was replayed, by class.
 
@@ -307,7 +311,7 @@ class OpenVAEClassifier(NetClassifier):
         train_X = np.concatenate([new_X, replayed.X])
         train_y = np.concatenate([new_y, replayed.y])
         if len(train_X) < 2:
-            raise ValueError("a task needs at least two records to train on, got 1")
+            raise ValueError("a task needs at least two records to train on, got n_samples = 1")
         extras = {}
         if weight is not None:
             one = np.ones(len(replayed.X), dtype=np.float32)
@@ -319,6 +323,8 @@ class OpenVAEClassifier(NetClassifier):
         self._train(train_X, train_y, extras)
 
         self.n_tasks_ = task + 1
+        self.n_updates_ += self.n_iter_ * -(-len(train_X) // self.batch_size)
+        self.n_generated_ += 0 if self.replay in ("exemplar", "joint") else len(replayed.X)
         self.n_seen_ = np.pad(self.n_seen_, (0, len(self.classes_) - len(self.n_seen_)))
         self.n_seen_ += np.bincount(codes, minlength=len(self.classes_))
         for row in self.net_.history:
@@ -339,6 +345,7 @@ class OpenVAEClassifier(NetClassifier):
         self.shape_ = tuple(X.shape[1:])
         self._n_inputs = int(X[0].size)
         self.n_seen_ = np.zeros(0, dtype=np.int64)
+        self.n_updates_ = self.n_generated_ = 0
         self.history_, self.acceptance_ = [], []
         self.exemplars_ = (X[:0], np.empty(0, dtype=np.int64))
         self.calibration_ = (X[:0], np.empty(0, dtype=np.int64))
@@ -406,7 +413,14 @@ class OpenVAEClassifier(NetClassifier):
         if self.replay_size != "seen":
             n = check_integer("replay_size", self.replay_size, low=0)
         replay = self.replay if callable(self.replay) else REPLAYS[self.replay]
-        return replay(self._past(), n, rng)
+        replayed = replay(self._past(), n, rng)
+        if replayed.starved:
+            warnings.warn(
+                f"too few draws lie within the bound for class {', '.join(str(c) for c in self.classes_[replayed.starved])}: "
+                'replay fills up with those least far out; a longer training, a larger beta or replay="aggregate" help',
+                stacklevel=3,
+            )
+        return replayed
 
     def _past(self) -> Past:
         return Past(
@@ -442,26 +456,33 @@ class OpenVAEClassifier(NetClassifier):
             means.append(m)
             covariances.append(covariance)
         self.class_means_, self.class_covariances_ = np.stack(means), np.stack(covariances)
-        self.replay_bound_ = WeibullBound().fit(sample, codes, predicted)
-
         held_X, held_codes = held_out
         self.calibration_ = (
             np.concatenate([self.calibration_[0], held_X]),
             np.concatenate([self.calibration_[1], held_codes]),
         )
-        bound = clone(self.bound) if self.bound is not None else WeibullBound()
+        calibration = self._encoded_latents(self.calibration_[0])[0]
         labels = (mean @ weights.T).argmax(axis=1)
-        if "held_out" in bound.fit.__code__.co_varnames and len(self.calibration_[0]):
-            calibration = self._encoded_latents(self.calibration_[0])[0]
-            mask = np.repeat([False, True], [len(mean), len(calibration)])
-            self.bound_ = bound.fit(
-                np.concatenate([mean, calibration]),
-                np.concatenate([codes, self.calibration_[1]]),
-                np.concatenate([labels, (calibration @ weights.T).argmax(axis=1)]),
-                held_out=mask,
+        judge = clone(self.bound) if self.bound is not None else WeibullBound()
+        with warnings.catch_warnings():  # of classes by their codes; what follows names them
+            warnings.simplefilter("ignore", UserWarning)
+            self.replay_bound_ = WeibullBound().fit(sample, codes, predicted)
+            if isinstance(judge, ConformalBound) and len(calibration):
+                self.bound_ = judge.fit(
+                    np.concatenate([mean, calibration]),
+                    np.concatenate([codes, self.calibration_[1]]),
+                    np.concatenate([labels, (calibration @ weights.T).argmax(axis=1)]),
+                    held_out=np.repeat([False, True], [len(mean), len(calibration)]),
+                )
+            else:
+                self.bound_ = judge.fit(mean, codes, labels)
+        starved = self.bound_.starved_ | self.replay_bound_.starved_
+        if starved.any():
+            warnings.warn(
+                f"too few correctly classified records of class {', '.join(str(c) for c in self.classes_[starved])} for a "
+                "bound of their own: it leans on that of all classes together",
+                stacklevel=3,
             )
-        else:
-            self.bound_ = bound.fit(mean, codes, labels)
         self._calibrate(X)
 
     def _calibrate(self, X: NDArray[np.float32]) -> None:
@@ -713,14 +734,19 @@ class OpenVAEClassifier(NetClassifier):
         n : int
             Budget.
         strategy, band
-            As in `query_pool`.
+            As in `query_pool`. Beyond the band is, too, what ``predict(reject=True)`` would call unknown, where records were
+            held out to calibrate that.
         random_state : int, SeedSequence, Generator, RandomState or None, default=None
 
         Returns
         -------
         QueryResult
         """
-        mean, scale = self._encoded_latents(self._checked(X_pool))
+        X_pool = self._checked(X_pool)
+        mean, scale = self._encoded_latents(X_pool)
+        refused = None
+        if band is not None and len(self.calibration_scores_) > 1:
+            refused = self._outlier_proba(X_pool, self.reject_by) >= 1 - self.reject_alpha
         return query_pool(
             mean,
             n,
@@ -729,6 +755,7 @@ class OpenVAEClassifier(NetClassifier):
             strategy=strategy,
             band=band,
             class_proba=self._proba(mean, scale),
+            refused=refused,
             random_state=random_state,
         )
 
@@ -754,6 +781,21 @@ class OpenVAEClassifier(NetClassifier):
         beyond = {name: self.outlier_proba(X, "bound") for name, X in candidates.items()}
         return choose_task(beyond, rule, random_state=random_state)
 
+    @property
+    def _n_features_out(self) -> int:
+        return self.module_.mean.out_features
+
+    @property
+    def n_parameters_(self) -> int:
+        """Number of weights."""
+        return sum(parameter.numel() for parameter in self.module_.parameters())
+
+    @property
+    def n_stored_(self) -> int:
+        """Number of real records that are kept, for replay or calibration."""
+        check_is_fitted(self, "net_")
+        return len(self.exemplars_[0]) + len(self.calibration_[0])
+
     # --- what these are made of -------------------------------------------------------------------------
 
     def _checked(self, X: ArrayLike) -> NDArray[np.float32]:
@@ -767,7 +809,8 @@ class OpenVAEClassifier(NetClassifier):
     @torch.no_grad()
     def _encoded_latents(self, X: NDArray[np.float32]) -> tuple[Array, Array]:
         module = self.module_.eval()
-        parts = [module.encode(x) for x in self._batches(X)]
+        empty = torch.empty(0, module.mean.out_features)
+        parts = [module.encode(x) for x in self._batches(X)] or [(empty, empty)]
         mean, scale = (
             torch.cat(values).cpu().double().numpy() for values in zip(*parts, strict=True)
         )
@@ -860,6 +903,12 @@ class OpenVAEClassifier(NetClassifier):
 
     # --- files ------------------------------------------------------------------------------------------
 
+    def _parameters_to_save(self) -> dict[str, Any]:
+        parameters = super()._parameters_to_save()
+        if self.bound is not None:
+            parameters["bound"] = bound_as_plain(self.bound)
+        return parameters
+
     def _fitted_attributes(self) -> dict[str, Any]:
         kept = super()._fitted_attributes()
         for name in ("bound_", "replay_bound_"):
@@ -869,8 +918,9 @@ class OpenVAEClassifier(NetClassifier):
     @classmethod
     def load(cls, path: str | os.PathLike, module: Any = None, **code: Any) -> Self:
         estimator = super().load(path, module, **code)
-        for name in ("bound_", "replay_bound_"):
-            setattr(estimator, name, bound_from_plain(getattr(estimator, name)))
+        for name in ("bound", "bound_", "replay_bound_"):
+            if getattr(estimator, name) is not None:
+                setattr(estimator, name, bound_from_plain(getattr(estimator, name)))
         return estimator
 
 

@@ -75,6 +75,7 @@ def query_pool(
     band: tuple[float, float] | None = (0.0, 0.95),
     class_proba: ArrayLike | None = None,
     labelled: ArrayLike | None = None,
+    refused: ArrayLike | None = None,
     random_state: RandomState = None,
 ) -> QueryResult:
     """Choose at most n records of a pool to have labelled.
@@ -100,6 +101,8 @@ def query_pool(
     class_proba : array-like of shape (n_pool, n_classes), optional
     labelled : array-like of shape (m, d), optional
         Latents of the labelled records, from which "k_center" keeps away.
+    refused : array-like of bool, shape (n_pool,), optional
+        Records that another judge calls foreign, as one that looks at reconstructions; their outlier probability counts as 1.
     random_state : int, SeedSequence, Generator, RandomState or None, default=None
 
     Returns
@@ -135,6 +138,9 @@ def query_pool(
     y_pred = column_or_1d(y_pred)
     check_consistent_length(Z, y_pred)
     w = bound.outlier_proba(Z, y_pred)
+    if refused is not None:
+        check_consistent_length(Z, refused)
+        w = np.where(np.asarray(refused, dtype=bool), 1.0, w)
     pool = Pool(
         Z,
         labels=y_pred,

@@ -108,7 +108,7 @@ def fisher_information(
     def log_likelihood(parameters, x, y):
         named = {f"vae.{name}": value for name, value in parameters.items()}
         logits = functional_call(logits_of, named, (x[None],))[0]
-        return F.log_softmax(logits, 0)[y]
+        return F.log_softmax(logits, 0).gather(0, y[None])[0]
 
     per_record = vmap(grad(log_likelihood), in_dims=(None, 0, 0))
     total = {name: torch.zeros_like(value) for name, value in watched.items()}
