@@ -90,7 +90,9 @@ class NetFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             self.estimator_ = network.estimator
         else:
             self.estimator_ = clone(network).fit(X, y, **fit_params)
-        last_layer(self.estimator_.module_, self.layer)  # refused here rather than in `transform`
+        first = self.estimator_._as_float32(X, reset=False)[:1]
+        features, _ = features_and_outputs(self.estimator_.net_, first, self.layer)
+        self._n_features_out = features.shape[1]
         self.n_features_in_ = self.estimator_.n_features_in_
         if hasattr(self.estimator_, "feature_names_in_"):
             self.feature_names_in_ = self.estimator_.feature_names_in_
@@ -110,7 +112,6 @@ class NetFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         check_is_fitted(self)
         X = self.estimator_._as_float32(X, reset=False)
         features, _ = features_and_outputs(self.estimator_.net_, X, self.layer)
-        self._n_features_out = features.shape[1]
         return features
 
     def __sklearn_tags__(self):
