@@ -53,7 +53,7 @@ class QueryResult:
 
         Returns
         -------
-        ndarray of int, shape (len(rejected_),)
+        ndarray of int, shape (number of rejected candidates,)
             Number of the group, -1 for those in none (HDBSCAN on the latents).
         """
         from sklearn.cluster import HDBSCAN

@@ -76,7 +76,7 @@ class VAE(nn.Module):
         return self.mean(features), self.scale(features)
 
     def decode(self, Z: Tensor) -> Tensor:
-        """What the decoder makes of latents, (batch, *shape): logits under the Bernoulli likelihood, means under the Gaussian."""
+        """What the decoder makes of latents, in the records' shape: logits under the Bernoulli likelihood, means under the Gaussian."""
         return self.decoder(Z).reshape(len(Z), *self.shape)
 
     def forward(self, X: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

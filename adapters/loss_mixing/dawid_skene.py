@@ -67,7 +67,7 @@ class DawidSkene(LabelModel):
     class_prior_ : ndarray of shape (n_classes,)
     confusion_ : ndarray of shape (n_rules, n_classes, n_classes) or (n_rules, n_classes, n_classes + 1)
         Chance of each vote (last axis) given the true class; the last vote is none where abstention is informative.
-    log_likelihood_path_ : ndarray of shape (n_iter_,)
+    log_likelihood_path_ : ndarray of shape (number of iterations,)
         Of the parameters after each step, with the part of the prior; it never falls.
     n_iter_ : int
 
