@@ -87,8 +87,9 @@ class OpenVAEClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetCl
         What stands in for earlier tasks: draws from each class's aggregate posterior, draws from the prior inside the bound
         (the paper's), any draws from the prior, `memory_size` stored records, all records (the upper bound of continual
         learning) or nothing (the lower). Or a function ``(past, n, rng) -> Replayed``.
-    omega_replay : float in (0, 1], default=0.01
-        Outlier probability under which a draw is kept.
+    omega_replay : float in (0, 1] or "auto", default="auto"
+        Outlier probability under which a draw is kept. "auto": the paper's 0.01, but 0.5 for "aggregate", whose draws need less
+        rejection: at 0.01 they lie so close to the means that they vary too little.
     replay_size : "seen" or int, default="seen"
         Number of replayed records; "seen": as many as there were.
     memory_size : int, default=0
@@ -179,7 +180,7 @@ class OpenVAEClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetCl
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
         replay: str | Any = "aggregate",
-        omega_replay: float = 0.01,
+        omega_replay: float | str = "auto",
         replay_size: str | int = "seen",
         memory_size: int = 0,
         selector: str | Any = "herding",
@@ -363,7 +364,8 @@ class OpenVAEClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetCl
             raise ValueError(
                 f'regularization must be None, "ewc" or "lwf", got {self.regularization!r}'
             )
-        check_number("omega_replay", self.omega_replay, 0, 1, low_open=True)
+        if self.omega_replay != "auto":
+            check_number("omega_replay", self.omega_replay, 0, 1, low_open=True)
         check_integer("n_latent_samples", self.n_latent_samples, low=1)
         X, y = self._as_float32(X, y, reset=first)
         check_classification_targets(y)
@@ -417,17 +419,20 @@ class OpenVAEClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetCl
         if replayed.starved:
             warnings.warn(
                 f"too few draws lie within the bound for class {', '.join(str(c) for c in self.classes_[replayed.starved])}: "
-                'replay fills up with those least far out; a longer training, a larger beta or replay="aggregate" help',
+                "replay fills up with those least far out; longer training, a larger beta or omega_replay help",
                 stacklevel=3,
             )
         return replayed
 
     def _past(self) -> Past:
+        omega = self.omega_replay
+        if omega == "auto":
+            omega = 0.5 if self.replay == "aggregate" else 0.01
         return Past(
             decode=self._decoded,
             weights=self.module_.classifier.weight.detach().cpu().double().numpy(),
             bound=self.replay_bound_,
-            omega=self.omega_replay,
+            omega=omega,
             means=self.class_means_,
             covariances=self.class_covariances_,
             stored=self.exemplars_,
