@@ -2,7 +2,7 @@ r"""Other ways to train for unseen changes, as attributes, to compare with: pixe
 
 =================  ==========================================================================================================
 `PixelShift`       x' = x + delta, a shift a pixel: with ``objective="adversarial"`` this is pixel PGD training (Madry et al. 2018) with steps
-                   normalised by length: `step_size` is to grow with the root of the number of pixels
+                   in proportion to the derivative: a `step_size` of several half-widths makes nearly signs of them
 `RandomConv`       x' = (1 - a) x + a (W * x), W a random convolution a record (Xu et al. 2021); with ``objective="random"``
 `AugMix`           x' = (1 - a) x + a sum_i w_i chain_i(x), random chains of the attributes given (Hendrycks et al. 2020, without its
                    consistency loss); with ``objective="random"``

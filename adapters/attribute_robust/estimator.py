@@ -94,7 +94,7 @@ class AttributeAdversarialClassifier(NetClassifier):
     n_steps : int, default=5
         m, steps along the derivative from the best of them. A search costs k + 2m forward passes of the perturbed records.
     step_size : float, default=0.4
-        Of the first step, in half-widths of the box.
+        How far a step moves the parameter of the largest derivative, in half-widths of the box.
     mix : float in [0, 1], default=0.5
         Share of each batch that is perturbed.
     mode : {"online", "pool"}, default="online"

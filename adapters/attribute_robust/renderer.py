@@ -36,6 +36,8 @@ class AttributeRenderer(Attribute):
     attributes : sequence of str or None, default=None
         Those that are set, as in `make_attribute_images`; None means all six. The others become 0, their value where they
         do not vary.
+    hard : bool, default=False
+        Of hard scenes, see `make_attribute_images`.
 
     Notes
     -----
@@ -65,16 +67,18 @@ class AttributeRenderer(Attribute):
         low: float | Sequence[float] = 1.0,
         high: float | Sequence[float] | None = None,
         attributes: Sequence[str] | None = None,
+        hard: bool = False,
     ):
         self.names = SCENE_ATTRIBUTES if attributes is None else tuple(attributes)
         for name in self.names:
             check_choice("each of attributes", name, SCENE_ATTRIBUTES)
         self.units = ("of the domain",) * len(self.names)
+        self.hard = hard
         self.clean = (0.0,) * len(self.names)
         super().__init__(low, high)
 
     def __repr__(self) -> str:
-        return f"{super().__repr__()[:-1]}, attributes={self.names})"
+        return f"{super().__repr__()[:-1]}, attributes={self.names}{', hard=True' * self.hard})"
 
     def check(self, shape: Sequence[int]) -> None:
         super().check(shape)
@@ -91,7 +95,12 @@ class AttributeRenderer(Attribute):
         ]
         table = torch.tensor(list(SCENE_COLOURS.values()), **where) / 255
         scenes = render_scenes(
-            torch.stack(columns, 1), table[scene_colours(x)], x.shape[-1], torch, where
+            torch.stack(columns, 1),
+            table[scene_colours(x)],
+            x.shape[-1],
+            torch,
+            where,
+            hard=self.hard,
         )
         return scenes.to(x.dtype)
 

@@ -4,9 +4,9 @@ With :math:`u = 2 (\alpha - low) / (high - low) - 1` every parameter has the box
 standard deviation share one step size. For all records of a batch at once, each with attributes of its own:
 
 1. k random starts, u uniform in the box, judged without derivatives; the best is kept (worst of k).
-2. m times: from the place where the record stands, a step of length `step_size` along the derivative, and back into the
-   box: :math:`u \leftarrow clip(u + s\, g / \|g\|)`. A step that did not raise the objective halves s for this record,
-   which goes on from its best place.
+2. m times: a step along the derivative, and back into the box: :math:`u \leftarrow clip(u + s\, g / \max_j |g_j|)`, so that no parameter
+   moves by more than `step_size`. The first three quarters of the steps are taken from wherever the record stands: a step down may lead
+   over to a higher hill. The others go on from its best place, and one that did not raise the objective halves s for this record.
 3. The best of all places visited is the result.
 
 Parameters that no derivative reaches (`Chain.differentiable`) have theirs estimated by simultaneous perturbation (SPSA, Spall 1992): with signs
@@ -36,6 +36,7 @@ from .attribute import Chain
 # (x', u) -> the objective of each record; u is the scaled position, shape (n, K)
 Objective = Callable[[Tensor, Tensor], Tensor]
 SPSA_REACH = 0.2  # c, in half-widths of the box
+EXPLORING = 0.75  # share of the steps that need not raise the objective
 
 
 @dataclass
@@ -125,7 +126,7 @@ def search(
     n_steps : int, default=5
         m.
     step_size : float, default=0.4
-        Length of the first step, in half-widths of the box.
+        How far a step moves the parameter of the largest derivative, in half-widths of the box.
     n_climbs : int, default=1
         From how many of the starts, the best first, to climb: a loss in attributes has several hills.
     generator : torch.Generator or None, default=None
@@ -180,7 +181,7 @@ def _ascend(
     best = start = None
     step = torch.full_like(u[:, :1], step_size)
     direction = torch.zeros_like(u)
-    for _ in range(n_steps):
+    for turn in range(n_steps):
         here, gradient = _climb(judge, u, smooth)
         if best is None:
             best, start = here, here[2]
@@ -199,11 +200,14 @@ def _ascend(
                 best = _better(end, best)
         # a parameter at the end of its box, pushed outwards, takes no share of the step
         gradient = torch.where(u * gradient.sign() >= 1, 0.0, gradient)
-        size = gradient.norm(dim=1, keepdim=True)
+        size = gradient.abs().amax(1, keepdim=True)
         new = gradient / torch.where(size > 0, size, 1.0)
         direction = torch.where(rose[:, None], new, direction)
-        step = torch.where(rose[:, None], step, step / 2)
-        u = (best[0] + step * direction).clamp(-1, 1)
+        if turn < EXPLORING * n_steps:
+            u = (here[0] + step * new).clamp(-1, 1)
+        else:
+            step = torch.where(rose[:, None], step, step / 2)
+            u = (best[0] + step * direction).clamp(-1, 1)
     with torch.no_grad():
         return _better(judge(u), best), start
 

@@ -8,6 +8,11 @@ with six attributes a in [-1, 1] that say nothing about the class. With pixel ce
     cover    m = sigmoid((r - d) / 0.04)             shade       s = 0.63 exp(0.45 a_light) exp(-0.3 (d / r)^2)
     pixel    m s · rgb + (1 - m) (0.5 + 0.4 a_background)
 
+or, of hard scenes, with smaller objects and more of everything else,
+
+    centre   (0.6 a_x, 0.6 a_y)                      radius      r = 0.22 · 2^(0.7 a_size)
+    shade    s = 0.49 exp(0.7 a_light) exp(-0.3 (d / r)^2)       floor       0.5 + 0.45 a_background
+
 so that a_shape leads from a disc (-1) to a square (1). Every pixel lies in [0, 1] without clipping, and is differentiable in the
 attributes: `statml.adapters.attribute_robust.AttributeRenderer` is the same formula in torch.
 
@@ -44,6 +49,8 @@ SCENE_COLOURS = {
     "cyan": (41, 208, 208),
     "yellow": (255, 238, 51),
 }
+# reach of the centre, radius, powers of 2 of the size, shade, its exponent of the light, reach of the floor
+PLAIN, HARD = (0.4, 0.34, 0.5, 0.63, 0.45, 0.4), (0.6, 0.22, 0.7, 0.49, 0.7, 0.45)
 SOFTNESS = 0.04  # of the object's edge, in half-widths of the image
 
 
@@ -53,6 +60,7 @@ def make_attribute_images(
     *,
     source: float = 0.3,
     size: int = 24,
+    hard: bool = False,
     random_state: RandomState = None,
 ) -> Bunch:
     """Scenes of one object, whose colour is to be told whatever its shape, size, place, light and background.
@@ -68,6 +76,8 @@ def make_attribute_images(
         Those that vary are uniform on [-source, source]. The whole domain is 1: train on 0.3, test on 1.
     size : int, default=24
         Height and width in pixels.
+    hard : bool, default=False
+        Smaller objects, and places, light and backgrounds that vary more.
     random_state : int, SeedSequence, Generator, RandomState or None, default=None
         Equal seeds and sizes give the same classes and the same draws, stretched by `source`.
 
@@ -107,7 +117,7 @@ def make_attribute_images(
     values[:, [name not in names for name in SCENE_ATTRIBUTES]] = 0.0
     rgb = np.array(list(SCENE_COLOURS.values()))[target] / 255
     return Bunch(
-        images=render_scenes(values, rgb, size).astype(np.float32),
+        images=render_scenes(values, rgb, size, hard=hard).astype(np.float32),
         target=target,
         target_names=list(SCENE_COLOURS),
         attributes=values,
@@ -115,7 +125,9 @@ def make_attribute_images(
     )
 
 
-def render_scenes(attributes: Any, rgb: Any, size: int, xp: Any = np, where: Any = None) -> Any:
+def render_scenes(
+    attributes: Any, rgb: Any, size: int, xp: Any = np, where: Any = None, hard: bool = False
+) -> Any:
     """The pixels of scenes; one formula for numpy and torch.
 
     Parameters
@@ -130,21 +142,24 @@ def render_scenes(attributes: Any, rgb: Any, size: int, xp: Any = np, where: Any
         numpy or torch, of which the arrays are.
     where : dict, optional
         ``dtype`` and ``device`` of a torch computation.
+    hard : bool, default=False
+        As in `make_attribute_images`.
 
     Returns
     -------
     array of shape (n, 3, size, size)
     """
     shape, scale, x, y, light, background = (attributes[:, k, None, None] for k in range(6))
+    reach, radius, power, bright, glow, floors = HARD if hard else PLAIN
     centres = (2 * xp.arange(size, **(where or {})) + 1) / size - 1
-    u, v = centres[None, None, :] - 0.4 * x, centres[None, :, None] - 0.4 * y
+    u, v = centres[None, None, :] - reach * x, centres[None, :, None] - reach * y
     t = (1 + shape) / 2
     # the small number keeps the root differentiable at the centre
     d = (1 - t) * xp.sqrt(u**2 + v**2 + 1e-8) + t * xp.maximum(abs(u) + 0 * v, abs(v) + 0 * u)
-    r = 0.34 * 2 ** (scale / 2)
+    r = radius * 2 ** (power * scale)
     cover = 1 / (1 + xp.exp((d - r) / SOFTNESS))
-    shade = 0.63 * xp.exp(0.45 * light - 0.3 * (d / r) ** 2)
-    floor = (1 - cover) * (0.5 + 0.4 * background)
+    shade = bright * xp.exp(glow * light - 0.3 * (d / r) ** 2)
+    floor = (1 - cover) * (0.5 + floors * background)
     return (cover * shade)[:, None] * rgb[:, :, None, None] + floor[:, None]
 
 

@@ -12,25 +12,32 @@ from statml.datasets import _attribute_images, fetch_cifar10c, make_attribute_im
 from statml.datasets._attribute_images import N_CIFAR10C, SCENE_COLOURS, render_scenes
 
 
-def test_a_pixel_follows_the_formula():
-    scenes = make_attribute_images(3, source=1, random_state=1)
+@pytest.mark.parametrize(
+    ("hard", "reach", "radius", "power", "bright", "glow", "floors"),
+    [(False, 0.4, 0.34, 0.5, 0.63, 0.45, 0.4), (True, 0.6, 0.22, 0.7, 0.49, 0.7, 0.45)],
+)
+def test_a_pixel_follows_the_formula(hard, reach, radius, power, bright, glow, floors):
+    scenes = make_attribute_images(3, source=1, hard=hard, random_state=1)
     k, row, column = 2, 13, 10
     shape, size, x, y, light, background = scenes.attributes[k]
-    u, v = (2 * column + 1) / 24 - 1 - 0.4 * x, (2 * row + 1) / 24 - 1 - 0.4 * y
+    u, v = (2 * column + 1) / 24 - 1 - reach * x, (2 * row + 1) / 24 - 1 - reach * y
     t = (1 + shape) / 2
     d = (1 - t) * np.hypot(u, v) + t * max(abs(u), abs(v))
-    r = 0.34 * 2 ** (size / 2)
+    r = radius * 2 ** (power * size)
     cover = 1 / (1 + np.exp((d - r) / 0.04))
-    shade = 0.63 * np.exp(0.45 * light - 0.3 * (d / r) ** 2)
+    shade = bright * np.exp(glow * light - 0.3 * (d / r) ** 2)
     rgb = np.array(SCENE_COLOURS[scenes.target_names[scenes.target[k]]]) / 255
-    expected = cover * shade * rgb + (1 - cover) * (0.5 + 0.4 * background)
-    np.testing.assert_allclose(scenes.images[k, :, row, column], expected, rtol=1e-6)
+    expected = cover * shade * rgb + (1 - cover) * (0.5 + floors * background)
+    np.testing.assert_allclose(scenes.images[k, :, row, column], expected, rtol=1e-5)
 
 
-def test_every_scene_stays_in_the_unit_range_at_the_corners_of_the_domain():
+@pytest.mark.parametrize("hard", [False, True])
+def test_every_scene_stays_in_the_unit_range_at_the_corners_of_the_domain(hard):
     corners = np.array(np.meshgrid(*[[-1.0, 1.0]] * 6)).reshape(6, -1).T
     for rgb in SCENE_COLOURS.values():
-        images = render_scenes(corners, np.tile(np.array(rgb) / 255, (len(corners), 1)), 24)
+        images = render_scenes(
+            corners, np.tile(np.array(rgb) / 255, (len(corners), 1)), 24, hard=hard
+        )
         assert images.min() >= 0
         assert images.max() <= 1
 

@@ -31,6 +31,14 @@ def test_it_gives_the_pixels_of_the_data_set(scenes):
     torch.testing.assert_close(AttributeRenderer().apply(x, values), x, rtol=0, atol=2e-6)
 
 
+def test_it_gives_the_pixels_of_hard_scenes():
+    x, values = tensors(make_attribute_images(300, source=1, hard=True, random_state=0))
+    renderer = AttributeRenderer(hard=True)
+    torch.testing.assert_close(renderer.apply(x, values), x, rtol=0, atol=2e-6)
+    assert (AttributeRenderer().apply(x, values) - x).abs().max() > 0.1
+    assert repr(renderer).endswith("hard=True)")
+
+
 def test_other_attributes_give_the_scene_that_they_describe(scenes):
     # the same seed with a narrower source has the same colours and other attributes
     narrow = make_attribute_images(300, source=0.3, random_state=0)
