@@ -146,7 +146,8 @@ class MixingReport:
 
         The rows: the cross-entropy alone; the fixed mixture whose share of auxiliary losses is best on the validation data, with and
         without dropping teachers if there are two; AMAL; AMAL trained again with the validation labels; and plain training on
-        labels and validation labels together, which a user who has the latter would try first.
+        labels and validation labels together, which a user who has the latter would try first. Where many records have no label, the
+        plain trainings get more epochs, so that they take as many steps as AMAL.
 
         Parameters
         ----------
@@ -164,8 +165,8 @@ class MixingReport:
         Returns
         -------
         DataFrame
-            ``score`` with interval, and ``difference`` to the row of AMAL with the interval of pairs; ``share`` is that of a fixed mixture. Kept as
-            ``comparison_``, which `summary` prints.
+            ``score`` with interval, and ``difference`` to the row of AMAL with the interval of pairs; ``share`` is that of a fixed mixture,
+            ``epochs`` those of the last training. Kept as ``comparison_``, which `summary` prints.
 
         Notes
         -----
@@ -178,8 +179,6 @@ class MixingReport:
         function = METRICS[metric] if isinstance(metric, str) else metric
         seed = int(as_seed_sequence(self.random_state).generate_state(1)[0])
         data = {"X_val": X_val, "y_val": y_val}
-        labels = y if y_val is None else np.concatenate([np.asarray(y), np.asarray(y_val)])
-        some_labels = np.asarray(labels).dtype.kind in "OU" or (np.asarray(y) != -1).any()
 
         def trained(aux: Any, **parameters: Any) -> Any:
             model = clone(self).set_params(random_state=seed, checkpoint_dir=None, **parameters)
@@ -187,8 +186,17 @@ class MixingReport:
 
         plain = {"lambda_lr": 0.0, "lambda_init": 1.0, "lambda_groups": None, "simplex": False}
         rows: dict[str, tuple[Any, float]] = {}
-        if some_labels:
-            rows["cross-entropy"] = trained(None, **plain, refit_with_validation=False), np.nan
+        amal = trained(aux, refit_with_validation=False)
+        n_labels = int(amal.loss_mask_[:, 0].sum())
+        n_records = int(np.isfinite(amal.lambda_[:, 0]).sum())
+
+        def plainly(n: int, **parameters: Any) -> Any:
+            """The cross-entropy of n records, with as many steps as AMAL."""
+            epochs = self._as_many_steps(n_records, n)
+            return trained(None, **plain, epochs=epochs, **parameters)
+
+        if n_labels:
+            rows["cross-entropy"] = plainly(n_labels, refit_with_validation=False), np.nan
         if aux:
             best, share = self._best_mixture(trained, X, y, aux, data, function, plain)
             rows["fixed mixture"] = best, share
@@ -198,15 +206,23 @@ class MixingReport:
                     trained(aux, **(plain | mix), refit_with_validation=False),
                     share,
                 )
-        rows["AMAL"] = trained(aux, refit_with_validation=False), np.nan
+        rows["AMAL"] = amal, np.nan
         if not isinstance(self.validation, int) or X_val is not None:
             rows["AMAL + V"] = trained(aux, refit_with_validation=True), np.nan
-            rows["supervised, L + V"] = trained(None, **plain, refit_with_validation=True), np.nan
+            known = self._validation_of(amal, X, y, data)
+            if n_labels:
+                both = plainly(n_labels + len(known[1]), refit_with_validation=True)
+            else:  # V is all there is
+                epochs = self._as_many_steps(n_records, len(known[1]))
+                both = clone(self).set_params(random_state=seed, checkpoint_dir=None, epochs=epochs)
+                both.set_params(**plain, refit_with_validation=False).fit(*known, None, *known)
+            rows["supervised, L + V"] = both, np.nan
         predictions = {name: model.predict(X_test) for name, (model, _) in rows.items()}
         self.comparison_ = _compared(
             predictions, np.asarray(y_test), function, level, n_bootstrap, seed
         )
         self.comparison_.insert(0, "share", [share for _, share in rows.values()])
+        self.comparison_.insert(1, "epochs", [model.n_iter_ for model, _ in rows.values()])
         return self.comparison_
 
     def _best_mixture(self, trained, X, y, aux, data, function, plain) -> tuple[Any, float]:
@@ -224,6 +240,11 @@ class MixingReport:
             if score > best[0]:
                 best = (score, model, share)
         return best[1:]
+
+    def _as_many_steps(self, n_records: int, n: int) -> int:
+        """Epochs of n records with as many steps as `epochs` of n_records, as nearly as whole epochs allow."""
+        batches = np.ceil([n_records / self.batch_size, n / self.batch_size])
+        return max(round(self.epochs * batches[0] / batches[1]), min(self.epochs, 1))
 
     def _count_losses(self, X, y, aux, data) -> int:
         model = clone(self).set_params(

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -664,6 +665,59 @@ def test_the_comparison_has_the_honest_rows(data):
     assert "supervised, L + V" in fit_too.summary()
     with pytest.raises(ValueError, match="metric must be one of"):
         model.compare(data["X"], data["y"], X_test=1, y_test=1, metric="auc")
+
+
+class CountingAdam(torch.optim.Adam):
+    """Notes how many steps each training took."""
+
+    taken: ClassVar[list[int]] = []
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.place = len(self.taken)
+        self.taken.append(0)
+
+    def step(self, *args, **kwargs):
+        self.taken[self.place] += 1
+        return super().step(*args, **kwargs)
+
+
+@pytest.mark.parametrize(("labelled", "epochs"), [(40, 32), (200, 16), (0, 32)])
+def test_plain_trainings_of_the_comparison_take_as_many_steps(data, labelled, epochs):
+    """400 records in batches of 128 are 4 steps an epoch; the labelled ones, with 80 for validation or without, are 1, or 2 and 3."""
+    y = np.where(np.arange(400) < labelled, data["y"], -1)
+    model = AMALClassifier(**QUICK | {"optimizer": CountingAdam})
+    CountingAdam.taken.clear()
+    table = model.compare(
+        data["X"], y, data["aux"], data["X_val"], data["y_val"],
+        X_test=data["X_val"], y_test=data["y_val"], n_bootstrap=5,
+    )  # fmt: skip
+    assert table.loc["AMAL", "epochs"] == 8
+    with_v = round(32 / np.ceil((labelled + 80) / 128))
+    assert table.loc["supervised, L + V", "epochs"] == with_v
+    steps = [n for n in CountingAdam.taken if n]  # one only counts the losses
+    if labelled:
+        assert table.loc["cross-entropy", "epochs"] == epochs
+    else:
+        assert "cross-entropy" not in table.index
+    if labelled == 200:  # 2 batches in 16 epochs; 11 epochs of 3 batches, after 11 of 2 without V
+        assert set(steps) == {32, 33, 22}
+    else:
+        assert set(steps) == {32}
+
+
+def test_the_supervised_row_is_plain_training_on_both_sets_of_labels(data):
+    """With no label but those for validation it is the fit of these alone, to the digit."""
+    fresh = make_data(11, n_val=500)
+    table = AMALClassifier(**QUICK).compare(
+        data["X"], np.full(400, -1), data["aux"], data["X_val"], data["y_val"],
+        X_test=fresh["X_val"], y_test=fresh["y_val"], n_bootstrap=5,
+    )  # fmt: skip
+    seed = int(np.random.SeedSequence(0).generate_state(1)[0])
+    alone = AMALClassifier(
+        **QUICK | {"epochs": 32, "random_state": seed}, lambda_lr=0.0, lambda_init=1.0
+    ).fit(data["X_val"], data["y_val"], None, data["X_val"], data["y_val"])
+    assert table.loc["supervised, L + V", "score"] == alone.score(fresh["X_val"], fresh["y_val"])
 
 
 def test_displays(data):
