@@ -31,7 +31,6 @@ from statml.adapters.quantization.equalization import equalize
 from statml.adapters.quantization.networks import as_input, mobilenet_v2
 from statml.adapters.quantization.onnx_export import build_model
 from statml.adapters.quantization.parity import compare_codes
-from statml.adapters.quantization.rounding import Rounding
 from statml.adapters.quantization.runtime import count_operations, open_session, run_session
 from statml.adapters.quantization.sum_rounding import keep_sums
 from statsmodels.stats.proportion import proportion_confint
@@ -39,14 +38,6 @@ from statsmodels.stats.proportion import proportion_confint
 torch.set_num_threads(1)
 warnings.simplefilter("ignore")
 SIDE, N_CROPS = 224, 198
-
-
-class Sampled(Rounding):
-    """Round to nearest; grids of tensors are searched on 60,000 of their values (all of them would take minutes)."""
-
-    def activation_grid(self, x, n_bits, p):
-        x = x.reshape(-1)
-        return super().activation_grid(x[:: max(1, len(x) // 60_000)], n_bits, p)
 
 
 def photographs() -> list[np.ndarray]:
@@ -123,7 +114,7 @@ def main() -> None:
         files["float, torch's export"], files["quantize_static, real images"] = peer(model, folder)
         start = time.process_time()
         equal = equalize(model)
-        how = {"placement": "deployable", "method": Sampled(), "data": "dba", "n_samples": 8}
+        how = {"placement": "deployable", "method": "rtn-mse", "data": "dba", "n_samples": 8}
         how |= {"distill_batch": 8, "distill_iter": 40, "recon_batch": 8, "random_state": 0}
         quantizer = GenieQuantizer(8, 8, **how).fit(equal, input_shape=(3, SIDE, SIDE))
         images = quantizer.synthetic_data_

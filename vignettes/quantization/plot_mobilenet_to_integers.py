@@ -28,7 +28,6 @@ from statml.adapters import GenieQuantizer
 from statml.adapters.quantization.equalization import equalize
 from statml.adapters.quantization.networks import as_input, mobilenet_v2
 from statml.adapters.quantization.onnx_export import build_model, export_onnx
-from statml.adapters.quantization.rounding import Rounding
 from statml.adapters.quantization.runtime import open_session, run_session
 from statml.adapters.quantization.sum_rounding import keep_sums
 from statsmodels.stats.proportion import proportion_confint
@@ -70,16 +69,7 @@ with torch.no_grad():
 # Two things that cost nothing come beside it. `equalize` rescales channels so that those which share a step have like ranges: ReLU allows it, and the
 # network computes the same. `keep_sums` rounds a few weights the other way, so that the errors of a kernel add up to nothing on smooth inputs.
 
-
-class Sampled(Rounding):
-    """Round to nearest; grids are searched on 30,000 values of a tensor rather than on all of its millions."""
-
-    def activation_grid(self, x, n_bits, p):
-        x = x.reshape(-1)
-        return super().activation_grid(x[:: max(1, len(x) // 30_000)], n_bits, p)
-
-
-how = {"placement": "deployable", "method": Sampled(), "data": "dba", "n_samples": 4}
+how = {"placement": "deployable", "method": "rtn-mse", "data": "dba", "n_samples": 4}
 how |= {"distill_batch": 4, "distill_iter": 10, "random_state": 0, "progress": False}
 eight = GenieQuantizer(8, 8, **how).fit(equalize(network), input_shape=(3, 224, 224))
 images = eight.synthetic_data_

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from statml.adapters.quantization import quantizers
 from statml.adapters.quantization.quantizers import (
     GAMMA,
     ZETA,
@@ -133,6 +134,61 @@ def test_searched_step_is_within_two_per_cent_of_the_best_by_brute_force(
     largest = 2 * x.abs().max() if symmetric and not rectified else x.max() - x.min().clamp(max=0)
     best = min(error(s, zero) for s in np.linspace(0.005, 1, 1500) * float(largest) / top)
     assert error(step, zero) <= 1.02 * best
+
+
+def test_a_search_of_few_values_is_exhaustive():
+    x = draws(60_000).clamp(min=-1)
+
+    def error(ratio):
+        step = 2 * ratio * x.abs().max() / 15
+        return (x - step * ((x / step).round() + 8).clamp(0, 15) + 8 * step).abs().pow(2.4).mean()
+
+    ratios = [r / 100 for r in range(100, 0, -1)]
+    best = ratios[int(torch.stack([error(r) for r in ratios]).argmin())]
+    assert search_step(x, 4, symmetric=True)[0] == best * 2 * x.abs().max() / 15
+
+
+HEAVY = {
+    "normal": lambda x: x,
+    "rectified and capped, so that the largest tie": lambda x: x.mul(4).clamp(0, 6),
+    "heavy tails": lambda x: x * x.roll(1) * x.roll(2).exp(),
+    "one in 100,000 a hundred times larger": lambda x: torch.where(
+        torch.arange(len(x)) % 100_000 == 7, 100 * x.sign(), x
+    ),
+}
+
+
+@pytest.mark.parametrize("n_bits", [2, 4, 8])
+@pytest.mark.parametrize("kind", HEAVY)
+def test_the_search_of_a_large_tensor_finds_what_that_of_all_its_values_finds(
+    kind, n_bits, monkeypatch
+):
+    x = HEAVY[kind](draws(600_000))
+    sampled = search_step(x, n_bits, symmetric=True)
+    again = search_step(x.clone(), n_bits, symmetric=True)
+    assert sampled == again
+    monkeypatch.setattr(quantizers, "SEARCHED", len(x))
+    step, zero = search_step(x, n_bits, symmetric=True)
+    assert sampled[1] == zero
+
+    def error(step):
+        codes = (torch.round(x / step) + zero).clamp(0, 2**n_bits - 1)
+        return (x - step * (codes - zero)).abs().pow(2.4).mean()
+
+    # the same candidate or a neighbour, where the two are as good as equal: differences between neighbours hang on
+    # the values that one clips and the other does not, most of which are among the largest
+    candidate = (2 if zero else 1) * x.abs().max() / (2**n_bits - 1) / 100
+    assert abs(sampled[0] - step) <= 1.001 * candidate
+    assert error(sampled[0]) <= 1.003 * error(step)
+
+
+def test_channels_of_many_weights_are_searched_each_on_its_own(monkeypatch):
+    weight = torch.stack([draws(90_000), 10 * draws(90_000, seed=1).abs()])
+    step, zero = search_step(weight, 4, per_channel=True)
+    monkeypatch.setattr(quantizers, "SEARCHED", 90_000)
+    whole, whole_zero = search_step(weight, 4, per_channel=True)
+    assert torch.equal(zero, whole_zero)
+    torch.testing.assert_close(step, whole, rtol=0.05, atol=0)
 
 
 @given(
