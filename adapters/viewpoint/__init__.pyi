@@ -1,0 +1,51 @@
+from .baselines import (
+    GreedyInformationPolicy as GreedyInformationPolicy,
+    NearestFrontalPolicy as NearestFrontalPolicy,
+    RandomPolicy as RandomPolicy,
+)
+from .camera import (
+    plate_quality as plate_quality,
+)
+from .candidates import (
+    CANDIDATES as CANDIDATES,
+    candidate_viewpoints as candidate_viewpoints,
+)
+from .environment import (
+    ActiveClassificationEnv as ActiveClassificationEnv,
+)
+from .fusion import (
+    PoseDiscountFusion as PoseDiscountFusion,
+    ProductFusion as ProductFusion,
+    TemperedFusion as TemperedFusion,
+    fuse_beliefs as fuse_beliefs,
+)
+from .information import (
+    entropy as entropy,
+    expected_information as expected_information,
+    information as information,
+)
+from .motion import (
+    BrownianMotion as BrownianMotion,
+    ConstantVelocity as ConstantVelocity,
+    MixedMotion as MixedMotion,
+    SocialForce as SocialForce,
+    StaticTargets as StaticTargets,
+)
+from .scenario import (
+    Scenario as Scenario,
+)
+from .scene import (
+    OBSERVATION_COLUMNS as OBSERVATION_COLUMNS,
+    Scene as Scene,
+    StepResult as StepResult,
+)
+from .sensors import (
+    AnalyticSensor as AnalyticSensor,
+    NoisySensor as NoisySensor,
+)
+from .vector import (
+    ActiveClassificationVectorEnv as ActiveClassificationVectorEnv,
+)
+from .visibility import (
+    visible_targets as visible_targets,
+)

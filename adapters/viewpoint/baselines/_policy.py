@@ -1,0 +1,106 @@
+"""What all policies have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from statml._validation import RandomState, check_integer
+
+from ..scenario import draw_keys
+from ..scene import OBSERVATION_COLUMNS, Scene
+
+if TYPE_CHECKING:
+    from ..environment import ActiveClassificationEnv
+
+COLUMN = {name: i for i, name in enumerate(OBSERVATION_COLUMNS)}
+
+
+class Policy:
+    """A policy: ``predict(observation)`` gives displacement actions (E, 3).
+
+    Observations are ``{"targets": (E, N, F), "mask": (E, N)}``. A policy with memory forgets it in ``reset(episodes)``. A policy with
+    ``needs_scene = True`` is called as ``predict(observation, scene)``: it knows the sensor, the field and the beliefs, which a learned
+    policy does not.
+    """
+
+    needs_scene = False
+
+    def reset(self, episodes: int) -> None:
+        """Forget, and be ready for `episodes` new ones."""
+
+    def predict(self, observation: dict[str, np.ndarray], scene: Scene | None = None) -> np.ndarray:
+        raise NotImplementedError
+
+    def score(
+        self,
+        env: ActiveClassificationEnv | Scene,
+        n_episodes: int = 100,
+        random_state: RandomState = 0,
+    ) -> float:
+        """Mean fraction of targets classified within the horizon, over fresh episodes of `env`.
+
+        Parameters
+        ----------
+        env : ActiveClassificationEnv or Scene
+            With ``action="displacement"``.
+        n_episodes : int, default=100
+        random_state : int, SeedSequence, Generator, RandomState or None, default=0
+
+        Returns
+        -------
+        float
+            In [0, 1], higher is better.
+        """
+        scene = getattr(env, "scene", env)
+        if scene.action != "displacement":
+            raise ValueError(f'env must have action="displacement", got "{scene.action}"')
+        # a scene of its own: the caller's episode stays as it is
+        scene = Scene.__new__(Scene)
+        scene.__dict__.update(getattr(env, "scene", env).__dict__)
+        scenario = scene.draw(draw_keys(random_state, check_integer("n_episodes", n_episodes, 1)))
+        return float(run_episodes(self, scene, scenario)["fraction"].mean())
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_"))
+        return f"{type(self).__name__}({shown})"
+
+
+def run_episodes(policy: Any, scene: Scene, scenario: Any) -> dict[str, np.ndarray]:
+    """Run a policy on every episode of a scenario to its end.
+
+    Returns
+    -------
+    dict of arrays of shape (E,)
+        "success"; "seconds" until success, or until the cut; "fraction" classified; "right", the number declared rightly; "declared".
+    """
+    scene.set_scenario(scenario)
+    if hasattr(policy, "reset"):
+        policy.reset(scene.episodes)
+    seconds = np.full(scene.episodes, scene.horizon * scene.dt)
+    success = np.zeros(scene.episodes, bool)
+    while not scene.finished.all():
+        observation = scene.observe()
+        known = (observation, scene) if getattr(policy, "needs_scene", False) else (observation,)
+        result = scene.step(policy.predict(*known))
+        now = result.done_all & ~success
+        seconds[now] = scene.time[now] * scene.dt
+        success |= now
+    return {
+        "success": success,
+        "seconds": seconds,
+        "fraction": scene.fraction_classified(),
+        "declared": scene.tracked.sum(-1),
+        "right": scene.declared_right().sum(-1),
+    }
+
+
+def keep_or_choose(
+    kept: np.ndarray, open_: np.ndarray, preference: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Targets (E,) to pursue: the kept one while it is open, else the open one of the highest preference; and whether there is any."""
+    episodes = np.arange(len(open_))
+    still = (kept >= 0) & open_[episodes, np.maximum(kept, 0)]
+    best = np.where(open_, preference, -np.inf).argmax(-1)
+    return np.where(still, kept, best), open_.any(-1)
