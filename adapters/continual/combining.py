@@ -8,7 +8,9 @@ Each score misses unknown sets that another sees. Given p-values :math:`p_1, \do
   P-values above 0.99 count as 0.99.
 
 None is exact for dependent scores. `calibrated_combination` is: it takes the combination as just another score and calibrates
-it on held-out known records.
+it on held-out known records. What it combines need not be exact p-values then, and had better not be ranks, which tie for all
+records beyond the reference: past its 90 % quantile u a score's p-value goes on as
+:math:`p(s) = p(u) \exp(-(s - u) / e)`, with e the mean excess of the reference over u.
 
 References
 ----------
@@ -29,6 +31,8 @@ from .conformal import conformal_p_values
 Array = NDArray[np.float64]
 
 LARGEST = 0.99  # p-value that "cauchy" takes
+TAIL = 0.1  # share of the reference beyond which p-values fall off exponentially
+SMALLEST = 1e-300
 COMBINATIONS = ("bonferroni", "cauchy", "fisher")
 
 
@@ -75,7 +79,8 @@ def calibrated_combination(
 ) -> Array:
     """P-values from several scores at once, valid under any dependence among them.
 
-    Half of the calibration records turns each score into p-values, the other half calibrates their combination.
+    Half of the calibration records turns each score into p-values (by ranks, and beyond the 90 % quantile by an exponential
+    tail), the other half calibrates their combination.
 
     Parameters
     ----------
@@ -88,8 +93,7 @@ def calibrated_combination(
     Returns
     -------
     ndarray of shape (n,)
-        P(p <= alpha) <= alpha for a known record. Records beyond all of the first half tie, so that p-values resolve no better
-        than about 2 k / m.
+        P(p <= alpha) <= alpha for a known record. None is smaller than about 2 / m.
 
     Raises
     ------
@@ -102,7 +106,7 @@ def calibrated_combination(
     >>> rng = np.random.default_rng(0)
     >>> known = rng.normal(size=(400, 2))
     >>> calibrated_combination(known, [[0.0, 0.0], [6.0, 0.0]]).round(3)
-    array([0.677, 0.03 ])
+    array([0.677, 0.005])
     """
     calibration, scores = np.asarray(calibration, dtype=float), np.asarray(scores, dtype=float)
     if calibration.ndim != 2 or scores.ndim != 2 or calibration.shape[1] != scores.shape[1]:
@@ -115,7 +119,21 @@ def calibrated_combination(
 
     def combined(values: Array) -> Array:
         columns = zip(first.T, values.T, strict=True)
-        p = np.stack([conformal_p_values(own, column) for own, column in columns], axis=1)
+        p = np.stack([_tailed_p_values(own, column) for own, column in columns], axis=1)
         return -combine_p_values(p, method)
 
     return conformal_p_values(combined(second), combined(scores))
+
+
+def _tailed_p_values(reference: Array, scores: Array) -> Array:
+    """P-values by ranks up to the reference's 90 % quantile, beyond it by an exponential tail, so that no two tie."""
+    p = conformal_p_values(reference, scores)
+    n = len(reference)
+    k = int(np.ceil(TAIL * n))
+    tail = np.sort(reference)[n - k :]
+    excess = tail.mean() - tail[0]
+    if k < 2 or not excess > 0:  # nothing to take a tail's scale from
+        return p
+    beyond = scores > tail[0]
+    p[beyond] = (k + 1) / (n + 1) * np.exp(-(scores[beyond] - tail[0]) / excess)
+    return np.maximum(p, SMALLEST)

@@ -9,7 +9,7 @@ from skorch.utils import to_tensor
 from torch import Tensor
 
 from .._net import Net
-from .vae import kl_divergence, reconstruction_nll
+from .vae import kl_divergence
 
 
 class OpenVAENet(Net):
@@ -18,25 +18,22 @@ class OpenVAENet(Net):
     Parameters
     ----------
     beta : float
-    likelihood : {"bernoulli", "gaussian"}
     penalty : Regularization or None
         What a baseline adds to the loss; None in prediction.
     """
 
     recorded = ("train_loss", "class_loss", "reconstruction", "divergence")
 
-    def __init__(
-        self, *args: Any, beta: float, likelihood: str, penalty: Any = None, **kwargs: Any
-    ):
+    def __init__(self, *args: Any, beta: float, penalty: Any = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.beta, self.likelihood, self.penalty = beta, likelihood, penalty
+        self.beta, self.penalty = beta, penalty
 
     def get_loss(self, y_pred, y_true: dict[str, Tensor], X=None, training=False):
         logits, decoded, mean, scale = y_pred
         y_true = to_tensor(y_true, device=self.device)
         X = to_tensor(X, device=self.device)
         class_loss = self.criterion_(logits, y_true["y"])
-        reconstruction = reconstruction_nll(X, decoded, self.likelihood).flatten(1).mean(1)
+        reconstruction = self.module_.likelihood.nll(X, decoded).flatten(1).mean(1)
         divergence = kl_divergence(mean, scale).mean(1)
         if training:
             terms = torch.stack([class_loss, reconstruction, divergence]).detach().mean(1)

@@ -27,7 +27,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from .likelihoods import Bernoulli
 
 EPS = 1e-8  # inside the logarithm of a scale that may be zero
 
@@ -48,6 +49,8 @@ class VAE(nn.Module):
     latent_dim : int
     noise : float, default=0.0
         Standard deviation of what is added to the records that are encoded in training.
+    likelihood : torch Module or None, default=None
+        What the decoder's output means, see `likelihoods`; None: `Bernoulli`.
     """
 
     def __init__(
@@ -59,9 +62,11 @@ class VAE(nn.Module):
         width: int,
         latent_dim: int,
         noise: float = 0.0,
+        likelihood: nn.Module | None = None,
     ):
         super().__init__()
         self.shape, self.noise = tuple(shape), noise
+        self.likelihood = Bernoulli(shape) if likelihood is None else likelihood
         self.encoder, self.decoder = encoder, decoder
         self.mean = nn.Linear(width, latent_dim, bias=False)
         self.scale = nn.Linear(width, latent_dim, bias=False)
@@ -76,11 +81,11 @@ class VAE(nn.Module):
         return self.mean(features), self.scale(features)
 
     def decode(self, Z: Tensor) -> Tensor:
-        """What the decoder makes of latents, in the records' shape: logits under the Bernoulli likelihood, means under the Gaussian."""
-        return self.decoder(Z).reshape(len(Z), *self.shape)
+        """What the decoder makes of latents, in the shape that the likelihood wants, usually that of the records."""
+        return self.decoder(Z).reshape(len(Z), *self.likelihood.decoded_shape)
 
     def forward(self, X: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Class logits, reconstruction, and mean and scale of the latent, from one sample of it."""
+        """Class logits, decoded latent, and mean and scale of the latent, from one sample of it."""
         if self.training and self.noise:
             X = X + self.noise * torch.randn_like(X)
         mean, scale = self.encode(X)
@@ -106,32 +111,33 @@ def kl_divergence(mean: Tensor, scale: Tensor) -> Tensor:
     return -0.5 * (1 + torch.log(variance + EPS) - mean.square() - variance)
 
 
-def reconstruction_nll(X: Tensor, decoded: Tensor, likelihood: str) -> Tensor:
-    """Negative log-likelihood of every value of every record: cross-entropy of logits, or half the squared error."""
-    if likelihood == "bernoulli":
-        return F.binary_cross_entropy_with_logits(decoded, X, reduction="none")
-    return 0.5 * (decoded - X).square()
-
-
 def mlp_coder(
-    shape: tuple[int, ...], latent_dim: int, hidden: Sequence[int]
+    shape: tuple[int, ...],
+    latent_dim: int,
+    hidden: Sequence[int],
+    decoded_shape: tuple[int, ...] | None = None,
 ) -> tuple[nn.Module, nn.Module, int]:
     """Fully connected encoder and its mirror image; returns them and the width of the features."""
     sizes = [math.prod(shape), *hidden]
+    outputs = math.prod(shape if decoded_shape is None else decoded_shape)
     encoder = nn.Sequential(nn.Flatten(), *_dense(sizes))
     back = [latent_dim, *reversed(hidden)]
-    decoder = nn.Sequential(*_dense(back), nn.Linear(back[-1], sizes[0], bias=False))
+    decoder = nn.Sequential(*_dense(back), nn.Linear(back[-1], outputs, bias=False))
     return encoder, decoder, sizes[-1]
 
 
 def convolutional_coder(
-    shape: tuple[int, ...], latent_dim: int, hidden: Sequence[int]
+    shape: tuple[int, ...],
+    latent_dim: int,
+    hidden: Sequence[int],
+    decoded_shape: tuple[int, ...] | None = None,
 ) -> tuple[nn.Module, nn.Module, int]:
     """Convolutions that halve the image once for each entry of `hidden` (their channels), and their mirror image.
 
     An image of any size: it is padded with zeros to a multiple of 2^len(hidden), and what is decoded is cropped.
     """
-    channels, height, width = shape if len(shape) == 3 else (1, *shape)
+    channels, height, width = as_image(shape)
+    outputs = channels if decoded_shape is None else as_image(decoded_shape)[0]
     cell = 2 ** len(hidden)
     rows, columns = -(-height // cell), -(-width // cell)
     pad = (0, columns * cell - width, 0, rows * cell - height)
@@ -150,10 +156,15 @@ def convolutional_coder(
     for a, b in itertools.pairwise(back[:-1]):
         up += [nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU()]
     up += [
-        nn.ConvTranspose2d(back[-2], channels, 4, 2, 1, bias=False),
+        nn.ConvTranspose2d(back[-2], outputs, 4, 2, 1, bias=False),
         Crop(height, width),
     ]
     return nn.Sequential(*down), nn.Sequential(*up), features
+
+
+def as_image(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Channels, height and width."""
+    return shape if len(shape) == 3 else (1, *shape)
 
 
 class AsImage(nn.Module):

@@ -5,12 +5,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from statml.adapters.continual.likelihoods import Bernoulli, Gaussian  # noqa: E402
 from statml.adapters.continual.vae import (  # noqa: E402
     VAE,
     convolutional_coder,
     kl_divergence,
     mlp_coder,
-    reconstruction_nll,
 )
 
 
@@ -83,5 +83,5 @@ def test_the_reconstruction_error_is_a_log_likelihood():
     X, logits = torch.tensor([[0.0, 1.0, 0.3]]), torch.tensor([[-1.0, 2.0, 0.0]])
     p = logits.sigmoid()
     expected = -(X * p.log() + (1 - X) * (1 - p).log())
-    torch.testing.assert_close(reconstruction_nll(X, logits, "bernoulli"), expected)
-    torch.testing.assert_close(reconstruction_nll(X, logits, "gaussian"), 0.5 * (X - logits) ** 2)
+    torch.testing.assert_close(Bernoulli((3,)).nll(X, logits), expected)
+    torch.testing.assert_close(Gaussian((3,)).nll(X, logits), 0.5 * (X - logits) ** 2)
