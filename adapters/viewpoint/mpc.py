@@ -258,13 +258,14 @@ class ViewpointMPC:
         Parameters
         ----------
         states : ndarray of shape (E, n_x)
-        refs : ndarray of shape (E, 4) or (E, horizon, 4)
+        refs : ndarray of shape (E, 4)
+            The viewpoint of each.
 
         Returns
         -------
         ndarray of shape (E, n_u)
         """
-        paths = np.array([self._reference(x, ref) for x, ref in zip(states, refs, strict=True)])
+        paths = self._rests(states, refs)
         _, plans, kept = self._free(states, paths)
         inputs = plans[:, 0]
         for e in np.flatnonzero(~kept):
@@ -316,13 +317,19 @@ class ViewpointMPC:
     def _reference(self, x: Array, ref: ArrayLike) -> Array:
         """The states to be in at each tick, with the turn of the yaw that is nearest to the drone's."""
         ref = _finite("ref", ref, [(4,), (self.horizon, 4)])
-        path = self.model_.at(np.broadcast_to(ref, (self.horizon, 4)))
+        if ref.ndim == 1:
+            return self._rests(x[None], ref[None])[0]
+        path = self.model_.at(ref)
+        path[:, 3:6] = np.gradient(ref[:, :3], self.dt, axis=0) if self.horizon > 1 else 0.0
         yaw = np.unwrap(path[:, -1])
-        path[:, -1] = yaw + 2 * np.pi * np.round((x[-1] - yaw[0]) / (2 * np.pi))
-        if ref.ndim == 2:
-            steps = np.diff(ref[:, :3], axis=0) / self.dt
-            path[:, 3:6] = np.vstack([steps, steps[-1:]]) if len(steps) else 0.0
+        path[:, -1] = yaw + _turns(x[-1], yaw[0])
         return path
+
+    def _rests(self, states: Array, viewpoints: Array) -> Array:
+        """The same for rest at viewpoints (E, 4), for many drones: (E, horizon, n_x)."""
+        rest = self.model_.at(viewpoints)
+        rest[:, -1] += _turns(states[:, -1], rest[:, -1])
+        return np.broadcast_to(rest[:, None], (len(rest), self.horizon, self.model_.n_states))
 
     def _straight(self, x: Array, path: Array) -> Array:
         """Positions on the straight way to the end of the path, at the speed limit."""
@@ -519,6 +526,11 @@ def _state_limits(model: FlightModel, workspace: ArrayLike | None) -> tuple[Arra
             )
         low[:3], high[:3] = workspace.T
     return low, high
+
+
+def _turns(yaw: Array, ref: Array) -> Array:
+    """Whole turns, in radians, that bring `ref` nearest to `yaw`."""
+    return 2 * np.pi * np.round((yaw - ref) / (2 * np.pi))
 
 
 def _finite(name: str, value: ArrayLike, shapes: list[tuple[int, ...]]) -> Array:

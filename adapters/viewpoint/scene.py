@@ -256,7 +256,7 @@ class Scene:
             "_entropies": entropy(beliefs),
             "_motion_state": {name: a.copy() for name, a in scenario.motion.items()},
             "_fusion_state": self.fusion.start(e, n),
-            "_dynamics_state": self.dynamics.start(scenario.drone),
+            "_dynamics_state": self.dynamics.start(scenario.drone, scenario.side),
         }
 
     # --- steps

@@ -1,6 +1,6 @@
 """How the drone gets to the viewpoint that was asked for.
 
-A dynamics has ``start(drone)``, which gives the arrays that it carries along (first axis: episodes), and
+A dynamics has ``start(drone, side)``, which gives the arrays that it carries along (first axis: episodes), and
 ``move(drone, state, goal, dt)``, which flies for `dt` seconds towards `goal` and gives the new pose and the new state. All poses are (E, 3):
 x, y in metres, yaw in radians, world frame. A dynamics keeps nothing in itself, so that one object serves any number of scenes.
 """
@@ -20,7 +20,7 @@ State = dict[str, np.ndarray]
 class Dynamics(Protocol):
     """What a scene needs of a dynamics."""
 
-    def start(self, drone: np.ndarray) -> State: ...
+    def start(self, drone: np.ndarray, side: np.ndarray) -> State: ...
 
     def move(
         self, drone: np.ndarray, state: State, goal: np.ndarray, dt: float

@@ -11,7 +11,7 @@ class KinematicDynamics:
     The viewpoints that actions can ask for are within the drone's speed limits, so that nothing is left to limit here.
     """
 
-    def start(self, drone: np.ndarray) -> dict[str, np.ndarray]:
+    def start(self, drone: np.ndarray, side: np.ndarray) -> dict[str, np.ndarray]:
         """No state beyond the pose."""
         return {}
 
