@@ -126,7 +126,7 @@ class TorchOracle(GradientOracle):
         if X is not None:
             self._set_data(X, y, sample_weight)
 
-    def bind(self, X=None, y=None, sample_weight=None) -> TorchOracle:
+    def bind(self, X: Any = None, y: Any = None, sample_weight: Any = None) -> TorchOracle:
         """The same network with other training data."""
         if X is None:
             if self.X is None:
@@ -186,6 +186,7 @@ class TorchOracle(GradientOracle):
 
     @property
     def parameter_names(self) -> list[str]:
+        """A name for every entry of the flat parameter vector."""
         names = []
         for block in self._blocks:
             names += block.entry_names()
@@ -260,7 +261,7 @@ class TorchOracle(GradientOracle):
         for start in range(0, m, self.batch_size):
             yield slice(start, min(start + self.batch_size, m))
 
-    def batches(self, m=None, width=None):
+    def batches(self, m: int | None = None, width: int | None = None) -> Iterator[slice]:
         """As every oracle's, and no more records than pass through the network at once."""
         for part in super().batches(m, width):
             for start in range(part.start, part.stop, self.batch_size):
@@ -310,28 +311,32 @@ class TorchOracle(GradientOracle):
 
     # --- the protocol: values and gradients ---
 
-    def loss(self, X, y, theta=None):
+    def loss(self, X: Any, y: Any, theta: Array | None = None) -> Array:
         flat = self._tensor(theta)
         return self._over_records(lambda a, b: vmap(self._loss_of)(self._forward(flat, a), b), X, y)
 
-    def grad(self, X, y, theta=None):
+    def grad(self, X: Any, y: Any, theta: Array | None = None) -> Array:
         flat = self._tensor(theta)
         per_record = vmap(grad(self._record_loss), (None, 0, 0))
         return self._over_records(lambda a, b: per_record(flat, a, b), X, y)
 
-    def output(self, X, y=None, target="margin", theta=None):
+    def output(
+        self, X: Any, y: Any = None, target: str = "margin", theta: Array | None = None
+    ) -> Array:
         self._check_target(y, target)
         flat = self._tensor(theta)
         value = vmap(lambda f, b: self._output_of(f, b, target))
         return self._over_records(lambda a, b: value(self._forward(flat, a), b), X, self._any(X, y))
 
-    def output_grad(self, X, y=None, target="margin", theta=None):
+    def output_grad(
+        self, X: Any, y: Any = None, target: str = "margin", theta: Array | None = None
+    ) -> Array:
         self._check_target(y, target)
         flat = self._tensor(theta)
         per_record = vmap(grad(lambda t, a, b: self._record_output(t, a, b, target)), (None, 0, 0))
         return self._over_records(lambda a, b: per_record(flat, a, b), X, self._any(X, y))
 
-    def grad_sum(self, coefficients, X, y, theta=None):
+    def grad_sum(self, coefficients: Array, X: Any, y: Any, theta: Array | None = None) -> Array:
         if coefficients.shape[1] > FEW:
             return super().grad_sum(coefficients, X, y, theta)
         flat = self._tensor(theta)
@@ -363,7 +368,14 @@ class TorchOracle(GradientOracle):
 
     # --- curvature ---
 
-    def hvp(self, V, X=None, y=None, sample_weight=None, theta=None):
+    def hvp(
+        self,
+        V: Array,
+        X: Any = None,
+        y: Any = None,
+        sample_weight: Array | None = None,
+        theta: Array | None = None,
+    ) -> Array:
         X, y, weight = self._records(X, y, sample_weight)
 
         def product(flat, a, b, w):
@@ -374,7 +386,14 @@ class TorchOracle(GradientOracle):
 
         return self._curvature_product(product, V, X, y, weight, theta)
 
-    def ggn_vp(self, V, X=None, y=None, sample_weight=None, theta=None):
+    def ggn_vp(
+        self,
+        V: Array,
+        X: Any = None,
+        y: Any = None,
+        sample_weight: Array | None = None,
+        theta: Array | None = None,
+    ) -> Array:
         X, y, weight = self._records(X, y, sample_weight)
 
         def product(flat, a, b, w):
@@ -410,7 +429,7 @@ class TorchOracle(GradientOracle):
         mean = _numpy(total).T.reshape(np.shape(V)) / len(X)
         return mean + self.l2 * np.asarray(V)
 
-    def ggn_factor(self, X, y=None, theta=None):
+    def ggn_factor(self, X: Any, y: Any = None, theta: Array | None = None) -> Array:
         flat = self._tensor(theta)
 
         def rows_of(a, b):
@@ -422,7 +441,7 @@ class TorchOracle(GradientOracle):
 
         return self._over_records(rows_of, X, self._any(X, y).to(torch.int64) if y is None else y)
 
-    def ggn(self):
+    def ggn(self) -> Array:
         # the factor's Gram matrix is one large product, where products with unit vectors are p small ones
         G = np.zeros((self.n_params, self.n_params))
         n_outputs = self._forward(self._tensor(None), self.X[:1].to(self.device)).shape[1]
@@ -433,7 +452,9 @@ class TorchOracle(GradientOracle):
 
     # --- layers ---
 
-    def layer_factors(self, X, y, theta=None):
+    def layer_factors(
+        self, X: Any, y: Any, theta: Array | None = None
+    ) -> list[tuple[Array, Array]] | None:
         if not all(block.is_layer for block in self._blocks):
             return None
         parts = [
@@ -482,7 +503,7 @@ class TorchOracle(GradientOracle):
             factors.append((_numpy(a), _numpy(delta)))
         return factors
 
-    def sample_labels(self, X, rng, theta=None):
+    def sample_labels(self, X: Any, rng: np.random.Generator, theta: Array | None = None) -> Tensor:
         flat = self._tensor(theta)
         outputs = self._over_records(lambda a, _: self._forward(flat, a), X, torch.zeros(len(X)))
         if self.loss_fn == "cross_entropy":

@@ -1,7 +1,7 @@
 """statml: statistics for people who also do machine learning.
 
 Methods come with their uncertainty: standard errors, intervals, tests and error control. Submodules are
-loaded at first use, so that ``import statml`` costs next to nothing.
+loaded at first use, so that ``import statml`` costs next to nothing; ``__init__.pyi`` names them.
 
 Examples
 --------
@@ -10,24 +10,13 @@ Examples
 18
 """
 
-import importlib
 import importlib.metadata
-import importlib.util
+
+import lazy_loader
 
 try:
     __version__ = importlib.metadata.version("statml")
 except importlib.metadata.PackageNotFoundError:  # used from a source tree that is not installed
     __version__ = "0+unknown"
 
-
-def __getattr__(name: str):
-    if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}") is not None:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    import pkgutil
-
-    submodules = {module.name for module in pkgutil.iter_modules(__path__)}
-    return sorted({"__version__"} | {name for name in submodules if not name.startswith("_")})
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -86,13 +86,18 @@ def test_every_folder_of_sources_is_a_package():
     assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
 
 
-def test_data_and_type_marker_are_shipped(shipped):
+def test_data_stubs_and_type_marker_are_shipped(shipped):
     data = {path.relative_to(ROOT).as_posix() for path in (ROOT / "statml").rglob("data/*.csv")}
     weights = {
         "statml/" + path.relative_to(ROOT).as_posix()
         for path in (ROOT / "adapters").rglob("weights/*.safetensors")
     }
-    assert data | weights | {"statml/py.typed"} <= shipped
+    stubs = {
+        f"{prefix}{path.relative_to(ROOT).as_posix()}"
+        for wing, prefix in (("statml", ""), ("adapters", "statml/"))
+        for path in (ROOT / wing).rglob("*.pyi")
+    }
+    assert data | weights | stubs | {"statml/py.typed"} <= shipped
 
 
 def test_no_top_level_name_but_statml_is_installed(shipped):

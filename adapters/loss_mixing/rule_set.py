@@ -223,6 +223,7 @@ class LabelMatrix:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(n records, m rules)."""
         return self.codes.shape
 
     def __len__(self) -> int:
@@ -230,6 +231,7 @@ class LabelMatrix:
 
     @property
     def covered(self) -> NDArray[np.bool_]:
+        """Whether at least one rule votes, shape (n,)."""
         return np.diff(self.codes.indptr) > 0
 
     def __getitem__(self, rows: Any) -> LabelMatrix:

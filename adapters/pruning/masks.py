@@ -332,22 +332,22 @@ class PruneRounds:
         for name, rounds in self.rounds.items():
             rounds[~masks[name].cpu() & (rounds == NEVER)] = self.n_rounds
 
-    def masks(self, level: int | None = None) -> Masks:
-        """The masks of one level.
+    def masks(self, n_rounds: int | None = None) -> Masks:
+        """The masks after some rounds.
 
         Parameters
         ----------
-        level : int, optional
-            From 0 to `n_rounds`, the default.
+        n_rounds : int, optional
+            From 0 to all of them, the default.
 
         Returns
         -------
         dict of str to bool Tensor
         """
-        level = self.n_rounds if level is None else level
-        if not 0 <= level <= self.n_rounds:
-            raise ValueError(f"level must be an integer in [0, {self.n_rounds}], got {level}")
-        return {name: rounds > level for name, rounds in self.rounds.items()}
+        n_rounds = self.n_rounds if n_rounds is None else n_rounds
+        if not 0 <= n_rounds <= self.n_rounds:
+            raise ValueError(f"n_rounds must be an integer in [0, {self.n_rounds}], got {n_rounds}")
+        return {name: rounds > n_rounds for name, rounds in self.rounds.items()}
 
 
 def _checked(module: nn.Module, masks: Masks) -> dict[str, nn.Parameter]:

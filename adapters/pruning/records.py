@@ -66,6 +66,7 @@ class Scoring:
         self.n_records = sum(len(X) for X, _ in self.batches)
 
     def need_records(self, criterion: str) -> None:
+        """Refuse, in the criterion's name, where no records were handed over."""
         if not self.n_records:
             raise ValueError(f"{criterion} needs records: hand over data, a pair (X, y)")
 

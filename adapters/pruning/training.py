@@ -327,7 +327,7 @@ class PruningCallback(Callback):
         self.score_records = score_records
         self.random_state = random_state
 
-    def on_train_begin(self, net, X=None, y=None, **kwargs):
+    def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         saliency = copy.deepcopy(as_saliency(self.criterion))
         structure, distribution = as_structure(self.structure), DISTRIBUTIONS.make(self.scope)
         check_members(saliency, structure, distribution, None, self.sparsity)
@@ -382,13 +382,13 @@ class PruningCallback(Callback):
         self._engine = engine
         engine.on_train_begin(net, X=X, y=y)
 
-    def on_grad_computed(self, net, **kwargs):
+    def on_grad_computed(self, net: Any, **kwargs: Any) -> None:
         self._engine.on_grad_computed(net, **kwargs)
 
-    def on_batch_end(self, net, training=True, **kwargs):
+    def on_batch_end(self, net: Any, training: bool = True, **kwargs: Any) -> None:
         self._engine.on_batch_end(net, training=training, **kwargs)
 
-    def on_train_end(self, net, **kwargs):
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:
         self.masks_ = self._engine.masks
         del self._engine  # functions of the training cannot be pickled
 

@@ -149,18 +149,22 @@ class NodeComparisons:
 
     @property
     def threshold(self) -> float:
+        """Of the statistic: pairs beyond it are declared different."""
         return self.fdr.threshold
 
     @property
     def n_rejected(self) -> int:
+        """Number of pairs declared different."""
         return self.fdr.n_rejected
 
     @property
     def n_pairs(self) -> int:
+        """Number of pairs compared."""
         return self.fdr.n_tests
 
     @property
     def estimated_fdp(self) -> float:
+        """Estimated share of false discoveries among the rejected pairs."""
         return self.fdr.estimated_fdp
 
     def iter_rejected(self) -> Iterator[pd.DataFrame]:

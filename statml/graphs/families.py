@@ -23,7 +23,7 @@ A further family is one more small class here: `probabilities`, `slopes`, and it
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
 Array = NDArray[np.float64]
@@ -60,26 +60,32 @@ class Family:
         raise NotImplementedError
 
     def mean(self, x: Array, rho: float) -> Array:
+        """E(a) = P(+1) - P(-1)."""
         minus, _, plus = self.probabilities(x, rho)
         return plus - minus
 
     def mean_slope(self, x: Array, rho: float) -> Array:
+        """dE(a)/dx."""
         minus, _, plus = self.slopes(x, rho)
         return plus - minus
 
     def density(self, x: Array, rho: float) -> Array:
+        """P(a != 0)."""
         minus, _, plus = self.probabilities(x, rho)
         return plus + minus
 
     def density_slope(self, x: Array, rho: float) -> Array:
+        """dP(a != 0)/dx."""
         minus, _, plus = self.slopes(x, rho)
         return plus + minus
 
     def variance(self, x: Array, rho: float) -> Array:
+        """Var(a)."""
         minus, _, plus = self.probabilities(x, rho)
         return plus + minus - (plus - minus) ** 2
 
     def information(self, x: Array, rho: float) -> Array:
+        """Fisher information of one pair about x."""
         total = np.zeros_like(np.asarray(x, dtype=float))
         for p, dp in zip(self.probabilities(x, rho), self.slopes(x, rho), strict=True):
             total += np.divide(dp**2, p, out=np.zeros_like(total), where=p > 0)
@@ -111,7 +117,7 @@ class SparseLogit(Family):
     name = "sparse-logit"
     rho_range = (0.0, 1.0)
 
-    def probabilities(self, x, rho):
+    def probabilities(self, x: ArrayLike, rho: float) -> tuple[Array, Array, Array]:
         s, t = expit(x), expit(np.negative(x))
         rest = 1 - rho  # 1 - rho s = rest + rho t keeps its digits in the tails
         return (
@@ -120,7 +126,7 @@ class SparseLogit(Family):
             rho * s * (rest + rho * s),
         )
 
-    def slopes(self, x, rho):
+    def slopes(self, x: ArrayLike, rho: float) -> tuple[Array, Array, Array]:
         s, t = expit(x), expit(np.negative(x))
         st = s * t
         skew = 2 * rho**2 * st * (t - s)
@@ -139,7 +145,7 @@ class Trinomial(Family):
     rho_range = (0.0, np.inf)
     net_degree_is_efficient = True
 
-    def probabilities(self, x, rho):
+    def probabilities(self, x: ArrayLike, rho: float) -> tuple[Array, Array, Array]:
         # Everything is divided by e^|x|, so that a far-out node cannot overflow.
         shrink = np.exp(-np.abs(x))
         plus, minus = (
@@ -149,7 +155,7 @@ class Trinomial(Family):
         total = shrink + rho * (plus + minus)
         return rho * minus / total, shrink / total, rho * plus / total
 
-    def slopes(self, x, rho):
+    def slopes(self, x: ArrayLike, rho: float) -> tuple[Array, Array, Array]:
         minus, zero, plus = self.probabilities(x, rho)
         mean = plus - minus
         return minus * (-1 - mean), -zero * mean, plus * (1 - mean)
@@ -166,11 +172,11 @@ class Conditional(Family):
     pairs = "edges"
     net_degree_is_efficient = True
 
-    def probabilities(self, x, rho=None):
+    def probabilities(self, x: ArrayLike, rho: float | None = None) -> tuple[Array, Array, Array]:
         x = np.asarray(x, dtype=float)
         return expit(-x), np.zeros_like(x), expit(x)
 
-    def slopes(self, x, rho=None):
+    def slopes(self, x: ArrayLike, rho: float | None = None) -> tuple[Array, Array, Array]:
         x = np.asarray(x, dtype=float)
         slope = expit(x) * expit(-x)
         return -slope, np.zeros_like(x), slope
@@ -182,11 +188,11 @@ class Unsigned(Family):
     name = "unsigned"
     net_degree_is_efficient = True
 
-    def probabilities(self, x, rho=None):
+    def probabilities(self, x: ArrayLike, rho: float | None = None) -> tuple[Array, Array, Array]:
         x = np.asarray(x, dtype=float)
         return np.zeros_like(x), expit(-x), expit(x)
 
-    def slopes(self, x, rho=None):
+    def slopes(self, x: ArrayLike, rho: float | None = None) -> tuple[Array, Array, Array]:
         x = np.asarray(x, dtype=float)
         slope = expit(x) * expit(-x)
         return np.zeros_like(x), -slope, slope

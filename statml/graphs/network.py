@@ -44,10 +44,12 @@ class SignedNetwork:
 
     @property
     def n_nodes(self) -> int:
+        """Number of nodes."""
         return len(self.node_names)
 
     @property
     def n_edges(self) -> int:
+        """Number of edges, of either sign."""
         return len(self.sign)
 
     @cached_property

@@ -16,9 +16,10 @@ anything else that can be refitted   subset ensemble, with standard errors
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from .._validation import RandomState, check_choice, check_integer
@@ -92,7 +93,14 @@ class Influence(BaseInfluence):
 
     _needs_oracle = False
 
-    def fit(self, estimator, X=None, y=None, sample_weight=None, **more):
+    def fit(
+        self,
+        estimator: Any,
+        X: Any = None,
+        y: Any = None,
+        sample_weight: ArrayLike | None = None,
+        **more: Any,
+    ) -> Self:
         """As `BaseInfluence.fit`."""
         check_choice("method", self.method, METHODS)
         check_integer("n_subsets", self.n_subsets, low=2)

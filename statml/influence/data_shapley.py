@@ -35,7 +35,7 @@ from typing import Any
 
 import joblib
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
@@ -270,7 +270,14 @@ class DataShapley(BaseInfluence):
             raise ValueError("y_test must be given")
         return X, y
 
-    def influence(self, X_test=None, y_test=None, *, target="loss", groups=None):
+    def influence(
+        self,
+        X_test: Any = None,
+        y_test: ArrayLike | None = None,
+        *,
+        target: str = "loss",
+        groups: ArrayLike | None = None,
+    ) -> NDArray[np.float64]:
         """Value of every training record for every validation record.
 
         Parameters

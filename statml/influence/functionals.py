@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score
 
 from .._validation import check_choice
@@ -41,7 +41,7 @@ class Coefficient:
 
     name: str | int
 
-    def __call__(self, theta, oracle: GradientOracle) -> float:
+    def __call__(self, theta: NDArray[np.float64], oracle: GradientOracle) -> float:
         if isinstance(self.name, str):
             if self.name not in oracle.parameter_names:
                 raise ValueError(
@@ -75,14 +75,14 @@ class _OnRecords:
 class MeanLoss(_OnRecords):
     """Mean loss of given records."""
 
-    def __call__(self, theta, oracle) -> float:
+    def __call__(self, theta: NDArray[np.float64], oracle: GradientOracle) -> float:
         return float(oracle.loss(*self._records(oracle), theta).mean())
 
 
 class AUROC(_OnRecords):
     """Area under the ROC curve of a two-class model on given records."""
 
-    def __call__(self, theta, oracle) -> float:
+    def __call__(self, theta: NDArray[np.float64], oracle: GradientOracle) -> float:
         score, y = self._positive(theta, oracle, "margin")
         return float(roc_auc_score(y, score))
 
@@ -99,7 +99,7 @@ class FairnessGap(_OnRecords):
         Over all records, or over those whose class is the second.
     """
 
-    def __init__(self, X, y, groups: ArrayLike, kind: str = "demographic_parity"):
+    def __init__(self, X: Any, y: ArrayLike, groups: ArrayLike, kind: str = "demographic_parity"):
         super().__init__(X, y)
         check_choice("kind", kind, ("demographic_parity", "equal_opportunity"))
         self.kind = kind
@@ -108,7 +108,7 @@ class FairnessGap(_OnRecords):
         if len(self.labels) != 2:
             raise ValueError(f"groups must hold two labels, got {len(self.labels)}")
 
-    def __call__(self, theta, oracle) -> float:
+    def __call__(self, theta: NDArray[np.float64], oracle: GradientOracle) -> float:
         p, y = self._positive(theta, oracle, "prediction")
         if len(p) != len(self.groups):
             raise ValueError(f"groups must hold {len(p)} labels, got {len(self.groups)}")

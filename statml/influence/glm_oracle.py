@@ -110,7 +110,7 @@ class GLMOracle(GradientOracle):
         self.parameter_names = parameter_names or [f"theta{j}" for j in range(self.n_params)]
         self.memory_limit = memory_limit
 
-    def prepare(self, X, y=None):
+    def prepare(self, X: Any, y: Any = None) -> tuple[Any, Any]:
         if self._prepare is not None:
             return self._prepare(X, y)
         X = X.tocsr() if sp.issparse(X) else np.asarray(X, dtype=float)
@@ -125,7 +125,7 @@ class GLMOracle(GradientOracle):
         theta = self.theta if theta is None else theta
         return np.asarray(X @ theta.reshape(self.family.n_outputs, -1).T)
 
-    def loss(self, X, y, theta=None):
+    def loss(self, X: Any, y: Any, theta: Array | None = None) -> Array:
         return self.family.loss(self.linear_predictor(X, theta), y)
 
     def scores(self, X: Any, y: Array, theta: Array | None = None) -> Array:
@@ -136,13 +136,17 @@ class GLMOracle(GradientOracle):
         """Hessian of the losses with respect to eta, shape (m, K, K)."""
         return self.family.curvature(self.linear_predictor(X, theta), y)
 
-    def grad(self, X, y, theta=None):
+    def grad(self, X: Any, y: Any, theta: Array | None = None) -> Array:
         return row_kron(self.scores(X, y, theta), X)
 
-    def output(self, X, y=None, target="margin", theta=None):
+    def output(
+        self, X: Any, y: Any = None, target: str = "margin", theta: Array | None = None
+    ) -> Array:
         return self.family.output(self.linear_predictor(X, theta), y, target)[0]
 
-    def output_grad(self, X, y=None, target="margin", theta=None):
+    def output_grad(
+        self, X: Any, y: Any = None, target: str = "margin", theta: Array | None = None
+    ) -> Array:
         return row_kron(self.output_scores(X, y, target, theta), X)
 
     def output_scores(
@@ -154,18 +158,27 @@ class GLMOracle(GradientOracle):
             return self.family.score(eta, y)
         return self.family.output(eta, y, target)[1]
 
-    def grad_dot(self, V, X, y, target="loss", theta=None):
+    def grad_dot(
+        self, V: Array, X: Any, y: Any, target: str = "loss", theta: Array | None = None
+    ) -> Array:
         s = self.output_scores(X, y, target, theta)
         blocks = V.reshape(self.family.n_outputs, X.shape[1], -1)
         return sum(s[:, [k]] * (X @ blocks[k]) for k in range(s.shape[1]))
 
-    def grad_sum(self, coefficients, X, y, theta=None):
+    def grad_sum(self, coefficients: Array, X: Any, y: Any, theta: Array | None = None) -> Array:
         s = self.scores(X, y, theta)
         return np.concatenate([X.T @ (s[:, [k]] * coefficients) for k in range(s.shape[1])])
 
     # --- curvature ---
 
-    def hvp(self, V, X=None, y=None, sample_weight=None, theta=None):
+    def hvp(
+        self,
+        V: Array,
+        X: Any = None,
+        y: Any = None,
+        sample_weight: Array | None = None,
+        theta: Array | None = None,
+    ) -> Array:
         X, y, v = self._records(X, y, sample_weight)
         W = self.curvatures(X, y, theta) * v[:, None, None]
         columns = V.reshape(self.n_params, -1)
@@ -175,10 +188,10 @@ class GLMOracle(GradientOracle):
         product = np.concatenate([X.T @ block for block in outer]) / len(v)
         return (product + self._r[:, None] * columns).reshape(V.shape)
 
-    def objective_grad(self, theta=None):
+    def objective_grad(self, theta: Array | None = None) -> Array:
         return super().objective_grad(theta) + self.linear
 
-    def hessian(self):
+    def hessian(self) -> Array:
         return self.information() / self.n_train
 
     def information(self, theta: Array | None = None, sample_weight: Array | None = None) -> Array:
@@ -216,7 +229,7 @@ class GLMOracle(GradientOracle):
         A[np.diag_indices_from(A)] += self.n_train * damping
         return Factor(A, self.gauge(), self.n_train)
 
-    def ggn_factor(self, X, y=None, theta=None):
+    def ggn_factor(self, X: Any, y: Any = None, theta: Array | None = None) -> Array:
         # the curvature of a canonical link does not depend on y; that of other links is replaced by its mean
         eta = self.linear_predictor(X, theta)
         if isinstance(self.family, LinkedFamily):
@@ -229,15 +242,15 @@ class GLMOracle(GradientOracle):
         dense = X.toarray() if sp.issparse(X) else X
         return np.einsum("mka,mj->mkaj", root, dense).reshape(-1, self.n_params)
 
-    def ggn(self):
+    def ggn(self) -> Array:
         if isinstance(self.family, LinkedFamily):
             return super().ggn()
         return self.hessian()
 
-    def regulariser(self):
+    def regulariser(self) -> Array:
         return self._r
 
-    def gauge(self):
+    def gauge(self) -> Array:
         if not isinstance(self.family, Softmax) or self.family.reference:
             return np.zeros((self.n_params, 0))
         C = self.family.n_outputs
@@ -246,11 +259,13 @@ class GLMOracle(GradientOracle):
         basis[:, free, np.arange(len(free))] = 1 / np.sqrt(C)
         return basis.reshape(self.n_params, -1)
 
-    def layer_factors(self, X, y, theta=None):
+    def layer_factors(
+        self, X: Any, y: Any, theta: Array | None = None
+    ) -> list[tuple[Array, Array]] | None:
         dense = X.toarray() if sp.issparse(X) else X
         return [(dense, self.scores(X, y, theta))]
 
-    def sample_labels(self, X, rng, theta=None):
+    def sample_labels(self, X: Any, rng: np.random.Generator, theta: Array | None = None) -> Array:
         return self.family.sample(self.linear_predictor(X, theta), rng)
 
     def with_theta(self, theta: Array) -> GLMOracle:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from ._curvature import Curvature
+
 
 class ConjugateGradientSolver:
     """H^{-1} by conjugate gradients.
@@ -28,7 +30,7 @@ class ConjugateGradientSolver:
         None: ten times the number of parameters, at most 10,000.
     """
 
-    def __init__(self, curvature, tol: float, max_iter: int | None):
+    def __init__(self, curvature: Curvature, tol: float, max_iter: int | None):
         self.curvature = curvature
         self.tol = tol
         self.max_iter = max_iter or min(10 * curvature.n_params, 10_000)

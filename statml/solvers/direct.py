@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigvalsh, lapack
 
+from ._curvature import DenseCurvature
+
 MIN_RCOND = 1e-13  # below it a solution has hardly a digit left
 
 
@@ -20,10 +22,10 @@ class DirectSolver:
 
     Parameters
     ----------
-    curvature : Curvature
+    curvature : DenseCurvature
     """
 
-    def __init__(self, curvature):
+    def __init__(self, curvature: DenseCurvature):
         matrix = curvature.dense()
         self.scale_, self.factor_, rcond = scaled_cholesky(matrix)
         if rcond < MIN_RCOND:
@@ -35,7 +37,7 @@ class DirectSolver:
         return cho_solve(self.factor_, (V * self.scale_).T, check_finite=False).T * self.scale_
 
 
-def scaled_cholesky(matrix: NDArray):
+def scaled_cholesky(matrix: NDArray) -> tuple[NDArray, tuple[NDArray, bool] | None, float]:
     """Scales s (p,), Cholesky factor of diag(s) M diag(s), and its reciprocal condition number (0: none exists).
 
     Scaled to unit diagonal, so that units of measurement neither cost digits nor look like singularity.

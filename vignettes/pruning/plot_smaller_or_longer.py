@@ -89,7 +89,7 @@ effects[["level", "density", "estimate", "conf_low", "conf_high", "band_low", "b
 #
 # The records are sorted by difficulty: how wrong an early network is about them. What longer training learns in addition is
 # almost only the hardest tenths, which is where the wrong labels are. The pruned network goes less far.
-PruningEffectDisplay.from_result(result, "subgroups", noise=0.2, level=4)
+PruningEffectDisplay.from_result(result, "subgroups", noise=0.2, sparsity_level=4)
 
 # %%
 # What would the records be missed for? A dense network that is trained without the tenth whose loss pruning lowers most, against one that

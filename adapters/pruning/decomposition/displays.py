@@ -43,8 +43,8 @@ class PruningEffectDisplay:
     result : PruningEffectResult
     kind : {"error", "train_loss", "memorised", "decomposition", "subgroups"}
     noise : float
-    level : int or None
-        Sparsity level of the subgroups.
+    sparsity_level : int or None
+        Level of the sparsity path whose subgroups are drawn.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class PruningEffectDisplay:
     result: PruningEffectResult
     kind: str
     noise: float
-    level: int | None = None
+    sparsity_level: int | None = None
     ax_: Axes | None = field(default=None, init=False)
 
     @classmethod
@@ -63,7 +63,7 @@ class PruningEffectDisplay:
         result: PruningEffectResult,
         kind: str = "decomposition",
         noise: float | None = None,
-        level: int | None = None,
+        sparsity_level: int | None = None,
         ax: Axes | None = None,
     ) -> Self:
         """Plot a result.
@@ -76,8 +76,8 @@ class PruningEffectDisplay:
             difficulty of the records.
         noise : float, optional
             Default: the first one.
-        level : int, optional
-            Sparsity level of the subgroups. Default: the middle one.
+        sparsity_level : int, optional
+            Level of the sparsity path whose subgroups are drawn. Default: the middle one.
         ax : matplotlib Axes, optional
 
         Returns
@@ -90,10 +90,10 @@ class PruningEffectDisplay:
         if noise not in known:
             raise ValueError(f"noise must be one of {known.tolist()}, got {noise!r}")
         levels = result.effects["level"].unique()
-        level = levels[len(levels) // 2] if level is None else level
-        if level not in levels:
-            raise ValueError(f"level must be one of {levels.tolist()}, got {level!r}")
-        return cls(result, kind, float(noise), int(level)).plot(ax=ax)
+        sparsity_level = levels[len(levels) // 2] if sparsity_level is None else sparsity_level
+        if sparsity_level not in levels:
+            raise ValueError(f"sparsity_level must be one of {levels.tolist()}, got {sparsity_level!r}")
+        return cls(result, kind, float(noise), int(sparsity_level)).plot(ax=ax)
 
     def plot(self, ax: Axes | None = None) -> Self:
         """Draw onto ax, or onto a new figure."""
@@ -163,7 +163,7 @@ class PruningEffectDisplay:
         ax.legend(frameon=False, fontsize=8)
 
     def _plot_subgroups(self, ax: Axes) -> None:
-        part = self.result.subgroups.query("noise == @self.noise and level == @self.level")
+        part = self.result.subgroups.query("noise == @self.noise and level == @self.sparsity_level")
         for arm, own in part.groupby("arm"):
             error = [own["estimate"] - own["conf_low"], own["conf_high"] - own["estimate"]]
             error = None if pd.isna(own["conf_low"]).all() else error

@@ -41,6 +41,7 @@ class Growth:
         self._every = max(1, min(self.interval, int(self._end / self.least_updates)))
 
     def is_due(self, step: int) -> bool:
+        """Whether connections move in this step."""
         return 0 < step < self._end and step % self._every == 0
 
     def fraction(self, step: int) -> float:

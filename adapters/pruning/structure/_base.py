@@ -56,6 +56,7 @@ class Structure:
     needs_data = False
 
     def units(self, scoring: Scoring) -> Units:
+        """The groups of weights that stay or go together."""
         raise NotImplementedError
 
     def choose(

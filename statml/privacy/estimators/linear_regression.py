@@ -172,7 +172,9 @@ class PrivateLinearRegression(OwnModel):
         table["term"] = [*names, *table["term"][len(names) :]]
         return table
 
-    def predict(self, X: ArrayLike | pd.DataFrame, return_std: bool = False):
+    def predict(
+        self, X: ArrayLike | pd.DataFrame, return_std: bool = False
+    ) -> Array | tuple[Array, Array]:
         """Expected response of new cases.
 
         Parameters

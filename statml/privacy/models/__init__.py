@@ -1,5 +1,7 @@
 """Data models: prior, records given parameters, parameters given records, and the statistic of a record."""
 
+from typing import TYPE_CHECKING, Any
+
 from .beta_bernoulli import BetaBernoulli
 from .callable_model import CallableModel
 from .dirichlet_categorical import DirichletCategorical
@@ -10,6 +12,9 @@ from .naive_bayes import NaiveBayesLogLinear
 from .normal_mean import NormalMean
 from .normal_mean_variance import NormalMeanVariance
 from .poisson_gamma import PoissonGamma
+
+if TYPE_CHECKING:  # loaded at first use
+    from ..pymc_bridge import PyMCModel as PyMCModel
 
 __all__ = [
     "BetaBernoulli",
@@ -26,7 +31,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name == "PyMCModel":  # its module is outside this folder, beside what else connects to PyMC
         from ..pymc_bridge import PyMCModel
 

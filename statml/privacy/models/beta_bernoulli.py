@@ -25,6 +25,7 @@ from ..compiled import (
     to_ancillary_step,
 )
 from ..exact import draw_binary_randomised_response, draw_from_logits, log_rising
+from ..protocols import Mechanism
 from ._base import DataModel, check_neighbours, refuse_improper
 
 Array = NDArray[np.float64]
@@ -106,7 +107,12 @@ class BetaBernoulli(DataModel):
         return 1.0
 
     def draw_exact(
-        self, release: Array, mechanism, n_records: int, size: int, rng: np.random.Generator
+        self,
+        release: Array,
+        mechanism: Mechanism,
+        n_records: int,
+        size: int,
+        rng: np.random.Generator,
     ) -> Array:
         """Independent draws of p given a noisy count or randomised answers, shape (size, 1).
 
@@ -129,7 +135,7 @@ class BetaBernoulli(DataModel):
             true = draw_from_logits(self.log_count(release, mechanism, n_records), size, rng)
         return rng.beta(self.a + true, self.b + n_records - true)[:, None]
 
-    def log_count(self, release: Array, mechanism, n_records: int) -> Array:
+    def log_count(self, release: Array, mechanism: Mechanism, n_records: int) -> Array:
         """log P(count = c, release) for c = 0, ..., n; shape (n + 1,)."""
         c = np.arange(n_records + 1)
         log_p = log_rising(self.a, c) + log_rising(self.b, n_records - c)

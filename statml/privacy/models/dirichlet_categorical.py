@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..compiled import CompiledModel, posterior_step, record_step
 from ..exact import draw_dirichlet, draw_table, separable_log_noise
+from ..protocols import Mechanism
 from ._base import CompiledDataModel, check_neighbours
 
 Array = NDArray[np.float64]
@@ -82,7 +83,12 @@ class DirichletCategorical(CompiledDataModel):
         return 1.0 if neighbours == "add-remove" else float(2 ** (1 / norm))
 
     def draw_exact(
-        self, release: Array, mechanism, n_records: int, size: int, rng: np.random.Generator
+        self,
+        release: Array,
+        mechanism: Mechanism,
+        n_records: int,
+        size: int,
+        rng: np.random.Generator,
     ) -> Array:
         """Independent draws of p given counts with independent noise, shape (size, K).
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from ..._validation import check_integer, check_number
 from ..compiled import CompiledModel, posterior_step, record_step
 from ..exact import draw_dirichlet, draw_naive_bayes, separable_log_noise
+from ..protocols import Mechanism
 from ._base import CompiledDataModel, check_neighbours
 from .dirichlet_categorical import draw_category, fill_dirichlet
 
@@ -145,7 +146,12 @@ class NaiveBayesLogLinear(CompiledDataModel):
         return float(moved ** (1 / norm))
 
     def draw_exact(
-        self, release: Array, mechanism, n_records: int, size: int, rng: np.random.Generator
+        self,
+        release: Array,
+        mechanism: Mechanism,
+        n_records: int,
+        size: int,
+        rng: np.random.Generator,
     ) -> Array:
         """Independent draws of theta given tables with independent noise, shape (size, k).
 

@@ -24,6 +24,7 @@ from ..compiled import (
     record_step,
     to_ancillary_step,
 )
+from ..protocols import Mechanism
 from ._base import DataModel, check_neighbours, refuse_improper
 from ._bounds import check_bounds, clipped_normal_moments, needs_bounds
 
@@ -156,7 +157,12 @@ class NormalMean(DataModel):
         return float((high - low) / check_integer("n_records", n_records, low=1))
 
     def draw_exact(
-        self, release: Array, mechanism, n_records: int, size: int, rng: np.random.Generator
+        self,
+        release: Array,
+        mechanism: Mechanism,
+        n_records: int,
+        size: int,
+        rng: np.random.Generator,
     ) -> Array:
         """Independent draws of mu given a release with Laplace or Gaussian noise, shape (size, 1).
 

@@ -114,7 +114,7 @@ def test_levels_are_nested_and_read_from_one_byte_a_weight(net):
     assert all(r.dtype == torch.uint8 for r in path.rounds.values())
     with pytest.raises(ValueError, match="not nested"):
         path.append(full_masks(weights))
-    with pytest.raises(ValueError, match="level must be"):
+    with pytest.raises(ValueError, match="n_rounds must be"):
         path.masks(5)
 
 
