@@ -11,6 +11,7 @@ What is written around every convolution and linear layer, so that onnxruntime m
 - Weights are stored centred, without zero-points. With ``weight_storage="int4"`` those of up to four bits are packed two in a byte, and a
   Cast (and, where centred codes leave -8 to 7, a subtraction) unpacks them when the file is loaded: half the file, the same kernels, the same
   outputs. Fewer bits make a file smaller, not faster.
+- A first convolution that reads one or three channels gets up to a multiple of four of them, without weights: the kernel is twice as fast then.
 - placement "academic" leaves outputs of layers real; onnxruntime then computes them in floats, as the report of the export says.
 
 The report checks all this on the file: it counts the operations of the graph that onnxruntime made of it, compares codes one by one with
@@ -144,7 +145,7 @@ class _Writer:
         self.steps = fuse(graph)
         self.nodes: list = []
         self.constants: dict = {}
-        self.dequantised: dict[str, str] = {}
+        self.dequantised: set[str] = set()
         self.floats = storage == "float32"
         self.grids: dict[str, Grid | None] = {
             step.name: None if self.floats else step.grid for step in self.steps
@@ -189,12 +190,13 @@ class _Writer:
     def _real(self, step: Step) -> str:
         """An operation between real values (of which onnxruntime makes one of integers where they were codes)."""
         node = step.node
-        inputs = [self._value(name) for name in step.inputs]
+        spare = self._spare(step)
+        inputs = [self._value(name, spare) for name in step.inputs]
         bounded = step.activation is not None and self.grids[step.name] is None
         result = f"{step.name}.value" if bounded or self.grids[step.name] is not None else step.name
         target = f"{step.name}.before" if bounded else result
         if node.op in ("conv", "linear"):
-            inputs += self._layer(step)
+            inputs += self._layer(step, spare)
         self._operation(node, inputs, target)
         if bounded:
             result = step.name
@@ -257,19 +259,30 @@ class _Writer:
         else:
             raise ValueError(f"node {node.name!r} is a {node.op!r}, which is not written to ONNX")
 
-    def _layer(self, step: Step) -> list[str]:
+    def _spare(self, step: Step) -> int:
+        """Channels without weights that are added to what the first convolution reads; see the top."""
+        node = step.node
+        first = node.op == "conv" and step.inputs[0] == self.steps[0].name
+        if not first or self.grids[step.inputs[0]] is None or self.graph.placement == "academic":
+            return 0
+        return -node.weight.codes.shape[1] % 4 if node.options["groups"] == 1 else 0
+
+    def _layer(self, step: Step, spare: int) -> list[str]:
         """Weights and bias of a layer as real values that come of stored integers."""
         node, grid = step.node, self.grids[step.inputs[0]]
         name = node.name
         if grid is None or self.graph.placement == "academic":
             return [self._real_weights(node), self.constant(np.float32(node.bias), f"{name}.bias")]
         stored = integer_weights(node, grid)
-        weight = self._weights(node, stored.codes, stored.step)
+        widths = np.zeros((stored.codes.ndim, 2), int)
+        widths[1, 1] = spare
+        codes = np.pad(stored.codes, widths)
+        weight = self._weights(node, codes, stored.step)
         unit = np.float32(grid.step) * stored.step
         bias = f"{name}.bias.value"
-        codes = self.constant(stored.bias, f"{name}.bias")
+        whole = self.constant(stored.bias, f"{name}.bias")
         scale = self.constant(unit, f"{name}.bias.step")
-        self.node("DequantizeLinear", [codes, scale], [bias], axis=0)
+        self.node("DequantizeLinear", [whole, scale], [bias], axis=0)
         return [weight, bias]
 
     def _real_weights(self, node: Node) -> str:
@@ -310,15 +323,23 @@ class _Writer:
         self.node("DequantizeLinear", [eight, scale, zeros], [f"{name}.value"], axis=0)
         return f"{name}.value"
 
-    def _value(self, name: str) -> str:
-        """The real values of a tensor."""
+    def _value(self, name: str, spare: int = 0) -> str:
+        """The real values of a tensor, with so many channels of zeros at the end."""
         grid = self.grids[name]
         if grid is None:
             return name
-        if name not in self.dequantised:
-            self.dequantised[name] = f"{name}.dequantised"
-            self.node("DequantizeLinear", [self._codes(name), *self._grid(grid)], [f"{name}.dequantised"])  # fmt: skip
-        return self.dequantised[name]
+        made = f"{name}.widened" if spare else f"{name}.dequantised"
+        if made not in self.dequantised:
+            self.dequantised.add(made)
+            codes = self._codes(name)
+            if spare:
+                before_and_after = np.zeros((2, self.n_axes[name]), np.int64)
+                before_and_after[1, 1] = spare
+                widths = self.constant(before_and_after.ravel())
+                self.node("Pad", [codes, widths, self._grid(grid)[1]], [f"{made}.codes"])
+                codes = f"{made}.codes"
+            self.node("DequantizeLinear", [codes, *self._grid(grid)], [made])
+        return made
 
     def _codes(self, name: str) -> str:
         return f"{name}.codes"

@@ -9,6 +9,7 @@ import torch
 from onnx import numpy_helper
 from statml.adapters.quantization.deployment_report import time_in_turns
 from statml.adapters.quantization.integer import IntegerNetwork
+from statml.adapters.quantization.lowering import round_to_nearest
 from statml.adapters.quantization.onnx_export import build_model, export_onnx
 from statml.adapters.quantization.parity import compare_codes, simulate
 from statml.adapters.quantization.runtime import count_operations, open_session, run_session
@@ -50,12 +51,32 @@ def test_four_bits_take_half_a_byte_and_change_no_output():
         if node.weight is None:
             continue
         content = stored[f"{node.name}.weight"]
-        n = node.weight.codes.size
+        n = np.prod(content.dims)
         assert len(content.raw_data) == (n if node.weight.n_bits > 4 else -(-n // 2))
         codes = numpy_helper.to_array(content).astype(int)
         offset = stored.get(f"{node.name}.weight.zero_point")
         codes = codes - (0 if offset is None else numpy_helper.to_array(offset).astype(int))
-        assert np.array_equal(codes, node.weight.centred)
+        n_in = node.weight.codes.shape[1]
+        assert np.array_equal(codes[:, :n_in], node.weight.centred)
+        assert not codes[:, n_in:].any()
+
+
+@pytest.mark.parametrize(
+    ("structure", "n_in"), [("residual", 1), ("joined", 2), ("bottleneck", 3), ("one dimension", 2)]
+)
+def test_the_first_convolution_reads_four_channels_and_no_other_is_widened(structure, n_in):
+    graph, X, _ = quantised(structure, 8, 8)
+    model = build_model(graph)
+    stored = {w.name: w for w in model.graph.initializer}
+    layers = [node for node in graph.nodes if node.weight is not None]
+    for k, node in enumerate(layers):
+        wanted = list(node.weight.codes.shape)
+        if k == 0:
+            assert wanted[1] == n_in
+            wanted[1] = 4
+        assert list(stored[f"{node.name}.weight"].dims) == wanted
+    assert np.array_equal(run_session(open_session(model.SerializeToString()), X)[0], IntegerNetwork(graph)(X))  # fmt: skip
+    assert "Pad" not in {node.op_type for node in build_model(graph, weight_storage="float32").graph.node}  # fmt: skip
 
 
 def test_an_odd_number_of_four_bit_weights_is_padded():
@@ -68,7 +89,6 @@ def test_an_odd_number_of_four_bit_weights_is_padded():
 
 
 def test_the_file_shrinks_by_the_bits_of_the_weights(tmp_path):
-    from statml.adapters.quantization.lowering import round_to_nearest
     from statml.adapters.quantization.networks import resnet8
 
     torch.manual_seed(0)
@@ -119,6 +139,25 @@ def test_the_file_takes_any_number_of_records_and_names_its_ends(tmp_path):
     one_by_one = np.concatenate([run_session(session, x[None])[0] for x in X])
     assert np.array_equal(together, one_by_one)
     assert np.array_equal(together, IntegerNetwork(graph)(X))
+
+
+def test_two_layers_may_read_the_input():
+    torch.manual_seed(0)
+
+    class Forked(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = (torch.nn.Conv2d(3, 4, k, padding=k // 2) for k in (1, 3))
+            self.three, self.last = torch.nn.Conv2d(3, 3, 3, padding=1, groups=3), torch.nn.Linear(11, 2)  # fmt: skip
+
+        def forward(self, x):
+            x = torch.cat([self.one(x), self.two(x), self.three(x)], 1)
+            return self.last(torch.relu(x).mean((2, 3)))
+
+    graph, _ = round_to_nearest(Forked().eval(), torch.randn(6, 3, 8, 8))
+    assert compare_codes(graph, np.random.default_rng(0).standard_normal((4, 3, 8, 8))).exact
+    ops = count_operations(build_model(graph).SerializeToString())
+    assert ops.set_index("op").loc["QLinearConv", "count"] == 3
 
 
 @pytest.mark.parametrize("opset", [21, 22, 23])
