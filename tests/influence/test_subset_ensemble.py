@@ -269,20 +269,6 @@ def test_every_backend_gives_the_same_numbers():
             np.testing.assert_array_equal(forest_values(n_jobs=2), expected)
 
 
-@pytest.mark.slow
-def test_a_dask_cluster_of_two_processes_gives_the_same_numbers():
-    distributed = pytest.importorskip("distributed")
-    expected = forest_values()
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-        ) as cluster,
-        distributed.Client(cluster),
-        joblib.parallel_config(backend="dask"),
-    ):
-        np.testing.assert_array_equal(forest_values(), expected)
-
-
 def test_stored_outputs_serve_the_records_of_fit_alone(tmp_path):
     expected = forest_values()
     kept = forest_values(store="outputs", checkpoint_dir=tmp_path)
