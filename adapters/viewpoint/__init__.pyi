@@ -10,8 +10,23 @@ from .candidates import (
     CANDIDATES as CANDIDATES,
     candidate_viewpoints as candidate_viewpoints,
 )
+from .displays import (
+    BeliefsDisplay as BeliefsDisplay,
+    ByNumberDisplay as ByNumberDisplay,
+    SurvivalDisplay as SurvivalDisplay,
+    TrajectoryDisplay as TrajectoryDisplay,
+)
+from .dynamics import (
+    KinematicDynamics as KinematicDynamics,
+)
+from .dynamics.tracked import (
+    TrackedDynamics as TrackedDynamics,
+)
 from .environment import (
     ActiveClassificationEnv as ActiveClassificationEnv,
+)
+from .evaluation import (
+    evaluate as evaluate,
 )
 from .fusion import (
     PoseDiscountFusion as PoseDiscountFusion,
@@ -30,6 +45,17 @@ from .motion import (
     MixedMotion as MixedMotion,
     SocialForce as SocialForce,
     StaticTargets as StaticTargets,
+)
+from .mpc import (
+    Ellipsoid as Ellipsoid,
+    ViewpointMPC as ViewpointMPC,
+)
+from .results import (
+    ViewpointResults as ViewpointResults,
+)
+from .trajectory import (
+    Trajectory as Trajectory,
+    rollout as rollout,
 )
 from .scenario import (
     Scenario as Scenario,
