@@ -4,7 +4,7 @@
 and torch does not do: any numeric input becomes float32, labels of any kind are encoded, the default module takes
 its size from the data, one `random_state` fixes weights, order and dropout without touching torch's global state, and
 files are read without running code. The loop is skorch's (`_net`), kept as ``net_``; ``module__x`` and
-``optimizer__x`` reach the module and the optimizer.
+``optimizer__x`` reach the module and the optimizer, ``callbacks__x=callback`` is a skorch callback of that name.
 
 A method subclasses one of the two and overrides what it changes:
 
@@ -46,7 +46,7 @@ from statml.parallel import check_progress, qualified_name
 from ._mlp import MLP
 from ._net import Batches, Checkpoint, Net, Progress, Records, accelerated, silent
 
-NESTED = ("module__", "optimizer__", "iterator_train__")
+NESTED = ("module__", "optimizer__", "iterator_train__", "callbacks__")
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 PREDICT_BATCH = 1024
 FORMAT = "statml network 1"
@@ -149,7 +149,7 @@ class NetEstimator(BaseEstimator):
         unknown = [name for name in self._further() if not name.startswith(NESTED)]
         if unknown:
             raise TypeError(
-                f"{type(self).__name__} has no parameter {unknown[0]!r}; those of the module and the optimizer "
+                f"{type(self).__name__} has no parameter {unknown[0]!r}; those of the module, the optimizer and the loop "
                 f"begin with {', '.join(NESTED)}"
             )
         epochs = self._n_epochs(len(X))
@@ -220,7 +220,9 @@ class NetEstimator(BaseEstimator):
             iterator_valid=Batches,
             iterator_valid__batch_size=max(self.batch_size, PREDICT_BATCH),
             train_split=None,
-            callbacks=[] if plain else [*self._callbacks(), self._progress_bar(epochs)],
+            callbacks=[]
+            if plain
+            else [*self._own_and_given_callbacks(), self._progress_bar(epochs)],
             callbacks__print_log__sink=silent,
             **self._net_arguments(),
             **{f"optimizer__{k}": v for k, v in self._nested("optimizer__").items()},
@@ -235,6 +237,15 @@ class NetEstimator(BaseEstimator):
     def _callbacks(self) -> list[tuple[str, Any]]:
         """More skorch callbacks, as (name, callback)."""
         return []
+
+    def _own_and_given_callbacks(self) -> list[tuple[str, Any]]:
+        given = self._nested("callbacks__")
+        if given and self.checkpoint_dir is not None:
+            raise ValueError(
+                f"callbacks__{next(iter(given))} cannot go with checkpoint_dir, which does not keep what a callback knows"
+            )
+        # copies: a callback learns in training, and a parameter stays as it was given
+        return [*self._callbacks(), *copy.deepcopy(given).items()]
 
     def _net_arguments(self) -> dict[str, Any]:
         """More arguments of the net."""
@@ -411,10 +422,12 @@ class NetEstimator(BaseEstimator):
 
     def _parameters_to_save(self) -> dict[str, Any]:
         """The constructor's arguments; what is not plain data is code, to be handed to `load`."""
-        parameters = self.get_params(deep=False)
-        for name in ("checkpoint_dir", "random_state", "progress"):
-            parameters.pop(name, None)
-        return parameters
+        kept_out = ("checkpoint_dir", "random_state", "progress", "callbacks__")
+        return {
+            name: value
+            for name, value in self.get_params(deep=False).items()
+            if not name.startswith(kept_out)
+        }
 
     @staticmethod
     def _packed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -470,7 +483,8 @@ class NetClassifier(ClassifierMixin, NetEstimator):
     checkpoint_dir : path or None, default=None
         Folder in which every epoch leaves its state; a run that was killed goes on from there with the same result.
     **nested
-        ``module__*``, ``optimizer__*``, ``iterator_train__*``.
+        ``module__*``, ``optimizer__*``, ``iterator_train__*``; ``callbacks__x``: a skorch callback, under the name x in
+        ``net_.callbacks_`` after `fit` (a copy; not with `checkpoint_dir`).
 
     Attributes
     ----------
@@ -553,7 +567,8 @@ class NetRegressor(RegressorMixin, NetEstimator):
     module, epochs, batch_size, optimizer, lr, weight_decay, device, accelerate, random_state, progress, checkpoint_dir
         As in `NetClassifier`; the module returns one number an output.
     **nested
-        ``module__*``, ``optimizer__*``, ``iterator_train__*``.
+        ``module__*``, ``optimizer__*``, ``iterator_train__*``; ``callbacks__x``: a skorch callback, under the name x in
+        ``net_.callbacks_`` after `fit` (a copy; not with `checkpoint_dir`).
 
     Attributes
     ----------

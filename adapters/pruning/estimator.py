@@ -160,7 +160,7 @@ class PruningEstimator(PathReport, DeploymentMixin, NetEstimator):
         unknown = [name for name in self._further() if not name.startswith(NESTED)]
         if unknown:
             raise TypeError(
-                f"{type(self).__name__} has no parameter {unknown[0]!r}; those of the module and the optimizer "
+                f"{type(self).__name__} has no parameter {unknown[0]!r}; those of the module, the optimizer and the loop "
                 f"begin with {', '.join(NESTED)}"
             )
 

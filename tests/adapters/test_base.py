@@ -18,6 +18,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from skorch.callbacks import Callback
 
 torch = pytest.importorskip("torch")
 
@@ -458,3 +459,24 @@ def test_two_processes_train_one_network(tmp_path):
     first, second = (np.load(tmp_path / f"rank{rank}.npz") for rank in (0, 1))
     np.testing.assert_array_equal(first["weights"], second["weights"])
     assert first["score"] > 0.9
+
+
+class CountEpochs(Callback):
+    """A callback that knows something after the training."""
+
+    def on_epoch_end(self, net, **kwargs):
+        self.n_epochs = getattr(self, "n_epochs", 0) + 1
+
+
+def test_callbacks_of_ones_own_take_part(iris, tmp_path):
+    X, y = iris
+    given = CountEpochs()
+    model = NetClassifier(**QUICK, random_state=0, callbacks__count=given).fit(X, y)
+    assert dict(model.net_.callbacks_)["count"].n_epochs == model.n_iter_
+    assert not hasattr(given, "n_epochs")  # a parameter stays as it was given
+    assert clone(model).get_params()["callbacks__count"] is not None
+    model.save(tmp_path / "model.safetensors")  # a file needs them no more
+    again = NetClassifier.load(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+    with pytest.raises(ValueError, match="callbacks__count cannot go with checkpoint_dir"):
+        NetClassifier(**QUICK, callbacks__count=given, checkpoint_dir=tmp_path).fit(X, y)
