@@ -80,5 +80,7 @@ from .viewpoint import (
     GreedyInformationPolicy as GreedyInformationPolicy,
     NearestFrontalPolicy as NearestFrontalPolicy,
     NoisySensor as NoisySensor,
+    OrbitPolicy as OrbitPolicy,
     RandomPolicy as RandomPolicy,
+    TourPolicy as TourPolicy,
 )

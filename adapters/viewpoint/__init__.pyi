@@ -1,7 +1,9 @@
 from .baselines import (
     GreedyInformationPolicy as GreedyInformationPolicy,
     NearestFrontalPolicy as NearestFrontalPolicy,
+    OrbitPolicy as OrbitPolicy,
     RandomPolicy as RandomPolicy,
+    TourPolicy as TourPolicy,
 )
 from .camera import (
     plate_quality as plate_quality,

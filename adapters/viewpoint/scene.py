@@ -103,6 +103,10 @@ class Scene:
         As in ``Scenario``, now.
     beliefs, last : arrays of shape (E, N, K)
         The beliefs, and the vector of the last look (uniform for what was not seen).
+    entropies : array of shape (E, N)
+        Of the beliefs, bits.
+    relative : array of shape (E, N, 3)
+        Poses of the targets in the drone's frame.
     tracked, visible : arrays of bool of shape (E, N)
         Classified; seen by the last look.
     idle : array of int of shape (E, N)
@@ -253,7 +257,7 @@ class Scene:
             "time": np.zeros(e, int),
             "finished": np.zeros(e, bool),
             "relative": relative_poses(scenario.drone, scenario.targets),
-            "_entropies": entropy(beliefs),
+            "entropies": entropy(beliefs),
             "_motion_state": {name: a.copy() for name, a in scenario.motion.items()},
             "_fusion_state": self.fusion.start(e, n),
             "_dynamics_state": self.dynamics.start(scenario.drone, scenario.side),
@@ -355,9 +359,9 @@ class Scene:
             likelihood = likelihood ** weight[..., None]
         fused = updated(self.beliefs, likelihood)
         self.beliefs = np.where(looked[..., None], fused, self.beliefs)
-        entropies = np.where(looked, entropy(self.beliefs), self._entropies)
-        gain = (self._entropies - entropies).sum(-1)
-        self._entropies = entropies
+        entropies = np.where(looked, entropy(self.beliefs), self.entropies)
+        gain = (self.entropies - entropies).sum(-1)
+        self.entropies = entropies
         newly = looked & (self.beliefs.max(-1) >= self.threshold)
         self.tracked = self.tracked | newly
         self.idle = np.where(looked | self.tracked | ~self.active, 0, self.idle + 1)
@@ -373,7 +377,7 @@ class Scene:
         e, n = self.active.shape
         bits = np.log2(self.n_classes)
         out = np.zeros((e, n, len(self.columns)))
-        out[..., 0] = np.maximum(bits - self._entropies, 0.0)
+        out[..., 0] = np.maximum(bits - self.entropies, 0.0)
         place = self.relative[..., :2]
         far = np.sqrt((place**2).sum(-1)) / self.observed_range
         out[..., 1:3] = place / np.maximum(far, 1.0)[..., None]

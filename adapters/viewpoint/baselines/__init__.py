@@ -3,12 +3,16 @@
 from ._policy import Policy, run_episodes
 from .greedy_information import GreedyInformationPolicy
 from .nearest_frontal import NearestFrontalPolicy
+from .orbit import OrbitPolicy
 from .random import RandomPolicy
+from .tour import TourPolicy
 
 __all__ = [
     "GreedyInformationPolicy",
     "NearestFrontalPolicy",
+    "OrbitPolicy",
     "Policy",
     "RandomPolicy",
+    "TourPolicy",
     "run_episodes",
 ]

@@ -40,8 +40,7 @@ class NearestFrontalPolicy(Policy):
         if len(getattr(self, "_target", ())) != len(mask):
             self.reset(len(mask))
         open_ = mask & (rows[..., COLUMN["tracked"]] < 0.5)
-        nearness = -np.hypot(rows[..., COLUMN["ahead"]], rows[..., COLUMN["left"]])
-        chosen, any_open = keep_or_choose(self._target, open_, nearness)
+        chosen, any_open = keep_or_choose(self._target, open_, self._preference(rows, open_))
         self._target = np.where(any_open, chosen, -1)
         row = rows[np.arange(len(rows)), chosen]
         action = np.stack(
@@ -53,3 +52,6 @@ class NearestFrontalPolicy(Policy):
             -1,
         )
         return np.clip(action, -1, 1) * any_open[:, None]
+
+    def _preference(self, rows: np.ndarray, open_: np.ndarray) -> np.ndarray:
+        return -np.hypot(rows[..., COLUMN["ahead"]], rows[..., COLUMN["left"]])
