@@ -19,7 +19,7 @@ Ross, Gordon, Bagnell (2011), A reduction of imitation learning and structured p
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from .networks import PointerHead, SetNetwork, mirrored
-from .ppo import SceneVecEnv
+from .baselines._policy import Policy
+from .networks import PointerHead, SetNetwork, act, mirrored
+from .ppo import WARM_START, SceneVecEnv, summary
 
 ROUND = 64  # steps of every environment a round
 PASSES = 8  # how often a record of a round is used in that round, on average, were it the only one
@@ -40,25 +41,26 @@ LEARNING_RATE = 1e-3  # at the start; it falls linearly to a tenth
 def imitate(
     actor: SetNetwork,
     env: SceneVecEnv,
-    experts: Sequence[Any],
+    expert: Policy,
     n_steps: int,
     rng: np.random.Generator,
-    on_round: Callable[[dict[str, Any]], None],
-) -> None:
-    """Fit an actor to experts, in place.
+) -> Iterator[dict[str, Any]]:
+    """Fit an actor to an expert, in place.
 
     Parameters
     ----------
     actor : SetNetwork
     env : SceneVecEnv
-    experts : sequence
-        A policy for each part of `env`.
+    expert : Policy
     n_steps : int
         Decisions to visit, over all environments; rounded to rounds of `ROUND` steps.
     rng : numpy Generator
         Draws who flies, and the minibatches.
-    on_round : callable
-        (row) -> None after each round: steps, cpu_s, loss.
+
+    Yields
+    ------
+    dict
+        A row of the history, after each round.
     """
     n_rounds = max(1, round(n_steps / (ROUND * env.num_envs)))
     optimizer = torch.optim.Adam(actor.parameters(), lr=LEARNING_RATE)
@@ -68,33 +70,30 @@ def imitate(
     obs = env.reset()
     for j in range(n_rounds):
         for _ in range(ROUND):
-            wanted = env.ask(experts, obs)
+            wanted = _asked(expert, env, obs)
             observed = torch.as_tensor(obs["targets"]), torch.as_tensor(obs["mask"]).bool()
             data.append((*observed, torch.as_tensor(wanted)))
             by_expert = rng.random(env.num_envs) < 0.5**j
             flown = act(actor, *observed)
             flown[by_expert] = wanted[by_expert]
-            obs, _, done, _ = env.step(flown)
-            for expert, rows in zip(experts, env.split(done), strict=True):
-                if rows.any():
-                    expert.reset(np.flatnonzero(rows))
+            obs, *_ = env.step(flown)
         columns = [torch.cat(column) for column in zip(*data, strict=True)]
         loss = _fit(actor, optimizer, columns, PASSES * ROUND * env.num_envs // BATCH, rng)
         schedule.step()
-        on_round(
-            {
-                "steps": (j + 1) * ROUND * env.num_envs,
-                "cpu_s": time.process_time() - started,
-                "loss": loss,
-            }
-        )
+        yield {
+            "stage": WARM_START,
+            "steps": (j + 1) * ROUND * env.num_envs,
+            "cpu_s": time.process_time() - started,
+            "loss": loss,
+            **summary(env.ended, env.env.scene.dt),
+        }
+        env.ended.clear()
 
 
-def act(actor: SetNetwork, targets: Tensor, mask: Tensor) -> NDArray:
-    """The action that the actor thinks best: displacements (E, 3), or candidates (E,)."""
-    with torch.no_grad():
-        out = actor(targets, mask)
-    return out.argmax(1).numpy() if isinstance(actor.head, PointerHead) else out.double().numpy()
+def _asked(expert: Policy, env: SceneVecEnv, obs: dict[str, NDArray]) -> NDArray:
+    if getattr(expert, "needs_scene", False):
+        return expert.predict(obs, env.env.scene)
+    return expert.predict(obs)
 
 
 def _fit(

@@ -28,12 +28,12 @@ from __future__ import annotations
 import math
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence
 
 NEAR = 8.0  # metres within which positions are told in metres; farther away, by direction and log range
-N_COLUMNS = (8, 9)  # of an observation: as published, and with the time since the last gain
 
 
 class SetNetwork(nn.Module):
@@ -339,6 +339,13 @@ class ActorCritic(nn.Module):
             head = PointerHead(d_model, n_candidates)
         self.actor = SetNetwork(arch, n_columns, head, **size)
         self.critic = SetNetwork(arch, n_columns, VectorHead(d_model, 1), **size)
+
+
+def act(actor: SetNetwork, targets: Tensor, mask: Tensor) -> NDArray:
+    """The action that an actor thinks best: displacements (B, 3), or candidates (B,)."""
+    with torch.no_grad():
+        out = actor(targets, mask)
+    return out.argmax(1).numpy() if isinstance(actor.head, PointerHead) else out.double().numpy()
 
 
 def mirrored(targets: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """stable-baselines3 as the engine: its PPO over the batched scene, with the networks over sets.
 
-Three parts join the two: `SceneVecEnv` (batched environments as its `VecEnv`), `SetPolicy` (an `ActorCritic` as its policy) and
+Three parts join the two: `SceneVecEnv` (a batched environment as its `VecEnv`), `SetPolicy` (an `ActorCritic` as its policy) and
 `Training` (a callback: history, progress bar, checkpoints, and the critic's head start). A time-out is no end of the task: the
 last observation's value is added to the reward, which stable-baselines3 does when it is told of the truncation.
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
@@ -31,111 +32,120 @@ ALGORITHMS = {"ppo": PPO, "a2c": A2C}
 VALUE_FIRST = 8  # iterations in which the critic learns and a warm-started actor does not
 STRETCH = 32  # iterations from one checkpoint to the next
 TRACKED = 5  # column of an observation
+WARM_START, TRAINING = "warm start", "training"  # stages of a history
 
 
-class SceneVecEnv(VecEnv):
-    """Batched environments side by side, as stable-baselines3 takes them.
+def train(
+    network: ActorCritic,
+    env: SceneVecEnv,
+    training: Training,
+    algorithm: str,
+    n_iterations: int,
+    *,
+    learning_rate: float,
+    optimizer: dict[str, Any] | None,
+    callback: BaseCallback | None,
+    **settings: Any,
+) -> OnPolicyAlgorithm:
+    """Train a network in place.
 
     Parameters
     ----------
-    parts : sequence of gymnasium VectorEnv
-        Of the same observation columns and actions; they may differ in the number of targets, the motion, the size of the field, ... An
-        ended episode is reset in the same step, with its last observation in ``infos["final_obs"]``.
-    reward_scale : float, default=1.0
+    network : ActorCritic
+    env : SceneVecEnv
+    training : Training
+    algorithm : {"ppo", "a2c"}
+    n_iterations : int
+        In all, with those that `training.history` tells of.
+    learning_rate : float
+        At the start; it falls linearly to a tenth.
+    optimizer : dict or None
+        State of the optimizer, of a run that is resumed.
+    callback : BaseCallback or None
+        One more.
+    **settings
+        Of the algorithm.
+
+    Returns
+    -------
+    OnPolicyAlgorithm
+        stable-baselines3's model.
+    """
+    model = ALGORITHMS[algorithm](
+        SetPolicy,
+        env,
+        learning_rate=lambda left: learning_rate * (0.1 + 0.9 * left),
+        policy_kwargs={"network": network},
+        device="cpu",
+        **settings,
+    )
+    if optimizer is not None:
+        model.policy.optimizer.load_state_dict(optimizer)
+    steps = model.n_steps * env.num_envs
+    done = _n_iterations(training.history)
+    if done < n_iterations:
+        model.num_timesteps = done * steps
+        model.learn(
+            (n_iterations - done) * steps,
+            callback=[training] if callback is None else [training, callback],
+            log_interval=1,
+            reset_num_timesteps=False,
+        )
+    return model
+
+
+class SceneVecEnv(VecEnv):
+    """A batched environment as stable-baselines3 takes it.
+
+    Parameters
+    ----------
+    env : gymnasium VectorEnv
+        Resets an ended episode in the same step, and shows its last observation in ``info["final_obs"]``.
+    reward_scale : float
         Rewards are multiplied by it.
 
     Attributes
     ----------
     ended : list of (bool, int, float)
-        Of every episode that has ended: whether all targets were classified, its steps, the share of targets that were classified.
+        Of every episode that has ended: whether all targets were classified, its steps, the share of its targets that were classified.
     """
 
-    def __init__(self, parts: Sequence[Any], reward_scale: float = 1.0):
-        self.parts, self.reward_scale = list(parts), reward_scale
+    def __init__(self, env: gym.vector.VectorEnv, reward_scale: float = 1.0):
+        self.env, self.reward_scale = env, reward_scale
         self.ended: list[tuple[bool, int, float]] = []
-        self._rows = np.cumsum([0, *(part.num_envs for part in self.parts)])
-        largest = max(
-            (part.single_observation_space for part in self.parts),
-            key=lambda space: (space["targets"].shape[0], space["targets"].high.max()),
-        )
-        self._n = max(part.single_observation_space["targets"].shape[0] for part in self.parts)
-        super().__init__(int(self._rows[-1]), largest, self.parts[0].single_action_space)
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
     def reset(self) -> dict[str, NDArray]:
-        """New episodes; after `seed`, the same ones again."""
-        seeds = self._seeds if self._seeds[0] is not None else [None] * len(self.parts)
-        observations = [
-            part.reset(seed=seed)[0] for part, seed in zip(self.parts, seeds, strict=True)
-        ]
+        """New episodes; after `seed`, those of the seed."""
+        seed = self._seeds[0]
         self._reset_seeds()
         self._age = np.zeros(self.num_envs, dtype=int)
-        return self._joined(observations)
-
-    def seed(self, seed: int | None = None) -> list[int | None]:
-        """Seeds of the next reset, one for each part."""
-        root = np.random.SeedSequence(seed)
-        self._seeds = [int(s) for s in root.generate_state(len(self.parts))]
-        return self._seeds
+        return self.env.reset(seed=seed)[0]
 
     def step_async(self, actions: NDArray) -> None:
         self._actions = actions
 
     def step_wait(self):
-        observations, rewards, dones = [], [], []
+        obs, reward, terminated, truncated, info = self.env.step(self._actions)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         self._age += 1
-        for part, first, actions in zip(
-            self.parts, self._rows, self.split(self._actions), strict=False
-        ):
-            obs, reward, terminated, truncated, info = part.step(actions)
-            observations.append(obs)
-            rewards.append(reward)
-            dones.append(terminated | truncated)
-            for i in np.flatnonzero(dones[-1]):
-                final = info["final_obs"][i]
-                infos[first + i] = {
-                    "terminal_observation": self._padded(final),
-                    "TimeLimit.truncated": bool(truncated[i] and not terminated[i]),
-                }
-                classified = final["targets"][final["mask"].astype(bool), TRACKED]
-                self.ended.append(
-                    (bool(terminated[i]), int(self._age[first + i]), float(classified.mean()))
-                )
-                self._age[first + i] = 0
-        return (
-            self._joined(observations),
-            np.concatenate(rewards) * self.reward_scale,
-            np.concatenate(dones),
-            infos,
-        )
-
-    def split(self, values: NDArray) -> list[NDArray]:
-        """What belongs to each part, of an array over all episodes."""
-        return np.split(values, self._rows[1:-1])
-
-    def _joined(self, observations: list[dict[str, NDArray]]) -> dict[str, NDArray]:
-        padded = [self._padded(obs) for obs in observations]
-        return {name: np.concatenate([obs[name] for obs in padded]) for name in padded[0]}
-
-    def _padded(self, obs: dict[str, NDArray]) -> dict[str, NDArray]:
-        """Rows of zeros up to the number of targets of the largest part; of a batch or of one episode."""
-        missing = self._n - obs["mask"].shape[-1]
-        if not missing:
-            return {name: obs[name] for name in ("targets", "mask")}
-        lead = [(0, 0)] * (obs["mask"].ndim - 1)
-        return {
-            "targets": np.pad(obs["targets"], [*lead, (0, missing), (0, 0)]),
-            "mask": np.pad(obs["mask"], [*lead, (0, missing)]),
-        }
+        done = terminated | truncated
+        for i in np.flatnonzero(done):
+            final = info["final_obs"][i]
+            infos[i] = {
+                "terminal_observation": final,
+                "TimeLimit.truncated": bool(truncated[i] and not terminated[i]),
+            }
+            classified = final["targets"][final["mask"].astype(bool), TRACKED]
+            self.ended.append((bool(terminated[i]), int(self._age[i]), float(classified.mean())))
+            self._age[i] = 0
+        return obs, reward * self.reward_scale, done, infos
 
     def close(self) -> None:
-        for part in self.parts:
-            part.close()
+        self.env.close()
 
     def get_attr(self, attr_name: str, indices=None) -> list[Any]:
-        if attr_name != "render_mode":
-            raise AttributeError(f"batched episodes have no attribute {attr_name!r} each")
-        return [None for _ in self._get_indices(indices)]
+        return [getattr(self.env, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices=None) -> None:
         raise AttributeError(f"batched episodes have no attribute {attr_name!r} each")
@@ -195,65 +205,59 @@ class Training(BaseCallback):
 
     Parameters
     ----------
-    seeds : SeedSequence
-        Child k seeds stretch k.
+    history : list of dict
+        Rows of what was done before (of the warm start, of a run that is resumed); a row is added for each iteration.
+    seeds : sequence of SeedSequence
+        One for each stretch.
     value_first : int
         Iterations in which the actor does not learn.
     dt : float
         Seconds a step.
-    on_iteration : callable
-        (row of the history) -> None, after each iteration.
+    on_row : callable
+        (row) -> None, after each iteration.
     on_stretch : callable
-        (training) -> None, at the end of each stretch and of the run.
-
-    Attributes
-    ----------
-    history : list of dict
-        One row an iteration: steps, cpu_s (seconds of CPU time of this process), episodes (that ended), success (share of these that
-        classified all), fraction (of the targets), time (mean seconds of the successes), entropy, kl, value_loss, explained_variance.
+        (model) -> None, after each stretch and at the end.
     """
 
     def __init__(
         self,
+        history: list[dict[str, Any]],
         seeds: Sequence[np.random.SeedSequence],
         value_first: int,
         dt: float,
-        on_iteration: Callable[[dict[str, Any]], None],
-        on_stretch: Callable[[Training], None],
-        history: Sequence[dict[str, Any]] = (),
+        on_row: Callable[[dict[str, Any]], None],
+        on_stretch: Callable[[OnPolicyAlgorithm], None],
     ):
         super().__init__()
-        self.seeds, self.value_first, self.dt = seeds, value_first, dt
-        self.on_iteration, self.on_stretch = on_iteration, on_stretch
-        self.history = list(history)
-        self._cpu_before = self.history[-1]["cpu_s"] if self.history else 0.0
+        self.history, self.seeds, self.value_first, self.dt = history, seeds, value_first, dt
+        self.on_row, self.on_stretch = on_row, on_stretch
 
     def _on_training_start(self) -> None:
-        self._started = time.process_time()
-        self._iteration = len(self.history)
+        self._n_done = self._iteration = _n_iterations(self.history)
+        self._started = time.process_time() - (self.history[-1]["cpu_s"] if self.history else 0.0)
+        earlier = [row["steps"] for row in self.history if row["stage"] == WARM_START]
+        self._steps_before = earlier[-1] if earlier else 0
 
     def _on_rollout_start(self) -> None:
-        if self._iteration > len(self.history):
-            self._record()
+        if self._iteration > self._n_done:
+            self._end_iteration()
         if self._iteration % STRETCH == 0:
-            self._begin_stretch()
-        frozen = self._iteration < self.value_first
-        network = self.model.policy.network
-        for parameter in (*network.actor.parameters(), *_own_parameters(network)):
-            parameter.requires_grad_(not frozen)
+            if self._iteration > self._n_done:
+                self.on_stretch(self.model)
+            self._begin_stretch(self.seeds[self._iteration // STRETCH])
+        _let_learn(self.model.policy.network, self._iteration >= self.value_first)
         self._iteration += 1
-
-    def _on_training_end(self) -> None:
-        self._record()
-        self.on_stretch(self)
 
     def _on_step(self) -> bool:
         return True
 
-    def _begin_stretch(self) -> None:
-        if self.history:
-            self.on_stretch(self)
-        seed, env_seed = (int(s) for s in self.seeds[self._iteration // STRETCH].generate_state(2))
+    def _on_training_end(self) -> None:
+        self._end_iteration()
+        _let_learn(self.model.policy.network, True)
+        self.on_stretch(self.model)
+
+    def _begin_stretch(self, seeds: np.random.SeedSequence) -> None:
+        seed, env_seed = (int(s) for s in seeds.generate_state(2))
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002 - stable-baselines3 shuffles with the global generator
         env = self.model.get_env()
@@ -262,30 +266,41 @@ class Training(BaseCallback):
         self.model._last_episode_starts = np.ones(env.num_envs, dtype=bool)
         env.ended.clear()
 
-    def _record(self) -> None:
+    def _end_iteration(self) -> None:
         env, said = self.model.get_env(), self.model.logger.name_to_value
-        ended = np.array(env.ended, dtype=float).reshape(-1, 3)
-        success = ended[:, 0] == 1
         row = {
-            "steps": self.model.num_timesteps,
-            "cpu_s": self._cpu_before + time.process_time() - self._started,
-            "episodes": len(ended),
-            "success": success.mean() if len(ended) else np.nan,
-            "fraction": ended[:, 2].mean() if len(ended) else np.nan,
-            "time": ended[success, 1].mean() * self.dt if success.any() else np.nan,
-            "entropy": -said.get("train/entropy_loss", np.nan),
-            "kl": said.get("train/approx_kl", np.nan),
-            "value_loss": said.get("train/value_loss", np.nan),
-            "explained_variance": said.get("train/explained_variance", np.nan),
-        }
-        row = {
-            name: value if isinstance(value, int) else float(value) for name, value in row.items()
+            "stage": TRAINING,
+            "steps": self._steps_before + self.model.num_timesteps,
+            "cpu_s": time.process_time() - self._started,
+            "loss": float(said.get("train/loss", np.nan)),
+            **summary(env.ended, self.dt),
+            "entropy": -float(said.get("train/entropy_loss", np.nan)),
+            "kl": float(said.get("train/approx_kl", np.nan)),
+            "value_loss": float(said.get("train/value_loss", np.nan)),
+            "explained_variance": float(said.get("train/explained_variance", np.nan)),
         }
         env.ended.clear()
         self.history.append(row)
-        self.on_iteration(row)
+        self.on_row(row)
 
 
-def _own_parameters(network: ActorCritic) -> list[torch.nn.Parameter]:
-    """The standard deviation, where actions have one."""
-    return list(network.parameters(recurse=False))
+def summary(ended: list[tuple[bool, int, float]], dt: float) -> dict[str, float]:
+    """Episodes that ended; the share of them in which all targets were classified, and the mean seconds of these; the share of the targets."""
+    success, steps, fraction = np.array(ended, dtype=float).reshape(-1, 3).T
+    whole = steps[success == 1]
+    return {
+        "episodes": len(ended),
+        "success": float(success.mean()) if ended else np.nan,
+        "fraction": float(fraction.mean()) if ended else np.nan,
+        "time": float(whole.mean() * dt) if len(whole) else np.nan,
+    }
+
+
+def _n_iterations(history: list[dict[str, Any]]) -> int:
+    return sum(row["stage"] == TRAINING for row in history)
+
+
+def _let_learn(network: ActorCritic, actor_learns: bool) -> None:
+    critic = {id(parameter) for parameter in network.critic.parameters()}
+    for parameter in network.parameters():
+        parameter.requires_grad_(actor_learns or id(parameter) in critic)
