@@ -1,12 +1,8 @@
 import io
 import json
-import os
-import signal
-import subprocess
 import sys
 import time
 import zipfile
-from pathlib import Path
 
 import joblib
 import numpy as np
@@ -295,53 +291,6 @@ def test_an_interruption_keeps_finished_work(tmp_path):
     assert len(task_files(tmp_path)) == 2
     found = parallel_map(interrupt_once, TASKS, random_state=0, checkpoint_dir=tmp_path)
     assert found == parallel_map(lambda task, rng: rng.random(), TASKS, random_state=0)
-
-
-SCRIPT = """
-import sys, time
-import numpy as np
-from statml.parallel import parallel_map
-
-def slow_draw(task, rng):
-    time.sleep(0.03)
-    return {"task": task, "x": rng.normal(size=20_000)}
-
-if __name__ == "__main__":
-    n_jobs, folder, output = sys.argv[1:]
-    results = parallel_map(slow_draw, range(40), n_jobs=int(n_jobs), checkpoint_dir=folder or None, random_state=5)
-    np.savez(output, *[result["x"] for result in results])
-"""
-
-
-@pytest.mark.parametrize("n_jobs", [1, 2])
-def test_a_run_killed_again_and_again_ends_with_bit_identical_results(tmp_path, n_jobs):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-
-    def start(folder, output):
-        command = [sys.executable, script, str(n_jobs), str(folder), output]
-        return subprocess.Popen(command, env=environment, start_new_session=True)
-
-    folder, rng, n_kept = tmp_path / "kept", np.random.default_rng(n_jobs), []
-    for _ in range(4):
-        process = start(folder, tmp_path / "killed.npz")
-        before = len(task_files(folder))
-        deadline = time.monotonic() + 60
-        while len(task_files(folder)) == before and time.monotonic() < deadline:
-            time.sleep(0.002)
-        time.sleep(rng.uniform(0, 0.1))
-        os.killpg(process.pid, signal.SIGKILL)  # the workers as well
-        assert process.wait() == -signal.SIGKILL
-        n_kept.append(len(task_files(folder)))
-    assert 0 < n_kept[0] < n_kept[-1] < 40
-    assert start(folder, tmp_path / "resumed.npz").wait() == 0
-    assert start("", tmp_path / "at_once.npz").wait() == 0
-    with np.load(tmp_path / "resumed.npz") as resumed, np.load(tmp_path / "at_once.npz") as whole:
-        assert len(whole.files) == 40
-        for name in whole.files:
-            assert resumed[name].tobytes() == whole[name].tobytes()
-    assert list(folder.glob("*.partial")) == []
 
 
 def test_the_manifest_says_what_the_run_is(tmp_path):

@@ -1,12 +1,8 @@
 """The estimators around a skorch net: scikit-learn's contract, seeds, weights, checkpoints, files."""
 
-import json
-import os
 import pickle
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -318,40 +314,6 @@ def test_a_checkpoint_of_other_data_or_parameters_is_refused(iris, tmp_path):
         NetClassifier(**QUICK, random_state=0, checkpoint_dir=tmp_path).fit(X, y[::-1])
     with pytest.raises(ValueError, match="holds another run"):
         NetClassifier(**{**QUICK, "lr": 0.5}, random_state=0, checkpoint_dir=tmp_path).fit(X, y)
-
-
-SCRIPT = """
-import sys, json
-import numpy as np
-from sklearn.datasets import load_iris
-from statml.adapters import NetClassifier
-X, y = load_iris(return_X_y=True)
-model = NetClassifier(epochs=400, lr=0.01, module__dropout=0.2, random_state=0, checkpoint_dir=sys.argv[1] or None)
-print(json.dumps(model.fit(X, y).predict_proba(X).tolist()))
-"""
-
-
-@pytest.mark.slow
-def test_a_run_killed_at_random_moments_ends_in_the_same_result(tmp_path):
-    def start(folder):
-        return subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, folder],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=dict(os.environ),
-        )
-
-    whole = json.loads(start("").communicate()[0])
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        process = start(str(tmp_path))
-        deadline = time.monotonic() + rng.uniform(2.0, 6.0)
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    resumed = json.loads(start(str(tmp_path)).communicate()[0])
-    assert resumed == whole
 
 
 # --- files -----------------------------------------------------------------------------------------------

@@ -1,11 +1,6 @@
 """Subset ensembles: enumerated truths, coverage of the intervals, the same numbers everywhere."""
 
 import itertools
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import joblib
 import numpy as np
@@ -279,43 +274,6 @@ def test_stored_outputs_serve_the_records_of_fit_alone(tmp_path):
     )
     with pytest.raises(ValueError, match="no models were kept"):
         ensemble.influence(X[1::3], y[1::3])
-
-
-KILLED = """
-import sys, time, numpy as np
-from sklearn.datasets import load_iris
-from sklearn.linear_model import LogisticRegression
-from statml.influence import SubsetEnsemble
-X, y = load_iris(return_X_y=True)
-SubsetEnsemble(40, store="outputs", random_state=0, checkpoint_dir=sys.argv[1], progress=False).fit(
-    LogisticRegression(max_iter=1000), X[::2], y[::2], X_val=X[1::2], y_val=y[1::2])
-"""
-
-
-def test_a_run_that_is_killed_goes_on_with_the_same_numbers(tmp_path):
-    X, y = load_iris(return_X_y=True)
-
-    def fit(folder):
-        ensemble = SubsetEnsemble(
-            40, store="outputs", random_state=0, checkpoint_dir=folder, progress=False
-        )
-        return ensemble.fit(
-            LogisticRegression(max_iter=1000), X[::2], y[::2], X_val=X[1::2], y_val=y[1::2]
-        ).influence(X[1::2], y[1::2])
-
-    folder = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(folder)])
-    deadline = time.monotonic() + 60
-    while len(list(folder.glob("task_*.zip"))) < 5 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("task_*.zip")}
-    assert before, "the run was killed before its first task"
-    np.testing.assert_array_equal(fit(folder), fit(tmp_path / "whole"))
-    after = {path.name: path.stat().st_mtime_ns for path in folder.glob("task_*.zip")}
-    assert len(after) == 40
-    assert {name: after[name] for name in before} == before  # what was done was not done again
 
 
 @pytest.mark.parametrize(

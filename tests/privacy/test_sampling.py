@@ -1,9 +1,7 @@
 """A run that is killed goes on where it was, with the same draws to the last bit."""
 
-import signal
 import subprocess
 import sys
-import time
 import warnings
 
 import numpy as np
@@ -184,48 +182,3 @@ def test_the_better_schedule_moves_the_slowest_parameter_further_for_its_cost():
     assert better_schedule(free, rng.permutation(free), 12.0, 3.0) == 1  # as good, and cheaper
     assert better_schedule(half, free, 3.0, 12.0) == 1
     assert better_schedule(np.zeros((9, 1)), np.zeros((9, 1)), 12.0, 3.0) == 1
-
-
-SCRIPT = """
-import sys, warnings
-import numpy as np
-from statml.privacy import PrivatePosterior, mechanisms, models, sampling
-warnings.simplefilter("ignore")
-sampling.CHECKPOINT_EVERY = 0.0
-sampling.SECONDS_A_ROUND = 0.02
-model = models.NormalMean(sigma=2.0, prior_sd=3.0, bounds=(-9, 9))
-posterior = PrivatePosterior(
-    model, mechanisms.Gaussian(0.3), 200, kernel="interweave", draws=15_000, tune=500, chains=2, random_state=5,
-    progress=False, checkpoint_dir=sys.argv[1] if sys.argv[1] != "-" else None,
-)
-print("begins", flush=True)
-posterior.fit([1.3])
-np.savez(sys.argv[2], draws=posterior.draws_of(), **{k: v for k, v in posterior.idata_.sample_stats.items()})
-"""
-
-
-@pytest.mark.slow
-def test_a_process_killed_at_random_moments_twenty_times_resumes_with_bit_identical_draws(tmp_path):
-    whole, resumed = tmp_path / "whole.npz", tmp_path / "resumed.npz"
-    start = time.monotonic()
-    subprocess.run([sys.executable, "-c", SCRIPT, "-", whole], check=True, capture_output=True)
-    seconds = time.monotonic() - start
-    rng, kills = np.random.default_rng(), 0
-    while not resumed.exists():
-        process = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, tmp_path / "kept", resumed], stdout=subprocess.PIPE
-        )
-        process.stdout.readline()
-        if kills < 20:
-            try:
-                process.wait(rng.uniform(0, seconds / 25))
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-        process.wait()
-        process.stdout.close()
-    assert kills == 20
-    one, two = np.load(whole), np.load(resumed)
-    assert set(one) == set(two)
-    for name in one:
-        np.testing.assert_array_equal(one[name], two[name])
