@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .geometry import steer, viewpoint_before
+from .geometry import EDGE, steer, viewpoint_before
 
 # distance (m) and aspect (rad, to the left of the target's heading): both distances are within full information
 CANDIDATES = np.array(
@@ -38,10 +38,12 @@ def candidate_viewpoints(targets: np.ndarray) -> np.ndarray:
 
 
 def candidate_action(
-    choice: np.ndarray, drone: np.ndarray, targets: np.ndarray, dt: float
+    choice: np.ndarray, drone: np.ndarray, targets: np.ndarray, dt: float, side: np.ndarray
 ) -> np.ndarray:
-    """The displacement action (E, 3) that a choice (E,) stands for."""
+    """The displacement action (E, 3) that a choice (E,) stands for; viewpoints outside the field are moved to its edge."""
     target, candidate = np.divmod(choice, len(CANDIDATES))
     chosen = targets[np.arange(len(drone)), target]
     viewpoint = viewpoint_before(chosen, CANDIDATES[candidate, 0], CANDIDATES[candidate, 1])
-    return steer(drone, viewpoint, dt)
+    edge = side[:, None] - EDGE
+    viewpoint[:, :2] = np.clip(viewpoint[:, :2], -edge, edge)
+    return steer(drone, viewpoint, dt, side)

@@ -6,6 +6,7 @@ import numpy as np
 
 RADIUS = 0.6  # of a target's disc and of half its plate, m
 SPACING = 2.3 * RADIUS  # smallest distance between two bodies at the start, m
+EDGE = 0.05  # viewpoints that a policy flies to stay this far inside the walls, m
 MAX_SPEED = 2.0  # of the drone along each of its axes, m/s
 MAX_YAW_RATE = np.radians(60.0)  # rad/s
 
@@ -67,19 +68,39 @@ def viewpoint_before(targets: np.ndarray, distance, aspect=0.0) -> np.ndarray:
     return np.stack([x, y, wrap(direction + np.pi)], -1)
 
 
-def steer(drone: np.ndarray, viewpoint: np.ndarray, dt: float) -> np.ndarray:
-    """The displacement action in [-1, 1]^3 that brings the drone nearest to a viewpoint, axis by axis, within `dt` seconds.
+def steer(
+    drone: np.ndarray, viewpoint: np.ndarray, dt: float, side: np.ndarray | None = None
+) -> np.ndarray:
+    """The displacement action that brings the drone nearest to a viewpoint within `dt` seconds.
 
-    Both poses (..., 3) in the world frame; the action is in the drone's frame.
+    Each axis of the drone goes as far as it can; where that bent way would leave the field, and so not be flown at all, the drone
+    keeps to the straight line.
+
+    Parameters
+    ----------
+    drone, viewpoint : arrays of shape (E, 3)
+        x, y, yaw in the world frame; viewpoints inside the field.
+    dt : float
+        Seconds.
+    side : array of shape (E,), default=None
+        Half the edge of the field, m. None: a field without walls.
+
+    Returns
+    -------
+    array of shape (E, 3)
+        In [-1, 1], in the drone's frame.
     """
     cos, sin = np.cos(drone[..., 2]), np.sin(drone[..., 2])
     dx, dy = viewpoint[..., 0] - drone[..., 0], viewpoint[..., 1] - drone[..., 1]
-    ahead, left = cos * dx + sin * dy, cos * dy - sin * dx
-    turn = wrap(viewpoint[..., 2] - drone[..., 2])
-    action = np.stack(
-        [ahead / (MAX_SPEED * dt), left / (MAX_SPEED * dt), turn / (MAX_YAW_RATE * dt)], -1
-    )
-    return np.clip(action, -1.0, 1.0)
+    way = np.stack([cos * dx + sin * dy, cos * dy - sin * dx], -1) / (MAX_SPEED * dt)
+    turn = wrap(viewpoint[..., 2] - drone[..., 2])[..., None] / (MAX_YAW_RATE * dt)
+    action = np.clip(np.concatenate([way, turn], -1), -1.0, 1.0)
+    if side is not None:
+        there = displace(drone, action, dt, np.inf)
+        leaves = (np.abs(there[:, :2]) >= side[:, None]).any(-1, keepdims=True)
+        straight = way / np.maximum(np.abs(way).max(-1, keepdims=True), 1.0)
+        action[:, :2] = np.where(leaves, straight, action[:, :2])
+    return action
 
 
 def displace(drone: np.ndarray, action: np.ndarray, dt: float, side: np.ndarray) -> np.ndarray:

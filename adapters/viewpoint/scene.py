@@ -331,7 +331,7 @@ class Scene:
                 f"action must choose a candidate of a target that exists, got {action[~valid][0]}"
                 f" with {int(self.active[~valid][0].sum())} targets of {len(CANDIDATES)} candidates"
             )
-        return candidate_action(action, self.drone, self.targets, self.dt)
+        return candidate_action(action, self.drone, self.targets, self.dt, self.side)
 
     def _look(self) -> None:
         self.relative = relative_poses(self.drone, self.targets)

@@ -19,6 +19,7 @@ import numpy as np
 from statml._validation import check_number
 
 from ..geometry import (
+    EDGE,
     MAX_SPEED,
     MAX_YAW_RATE,
     displace,
@@ -36,7 +37,6 @@ from ._policy import Policy
 _USELESS = 0.01  # looks of lower quality are not worth a flight
 _TURNS = np.linspace(-1, 1, 9)
 _TURN_COST = 0.01  # bits for a full turn away from the target: settles ties
-_EDGE = 0.05  # viewpoints stay this far inside the walls, m
 
 
 class GreedyInformationPolicy(Policy):
@@ -99,14 +99,16 @@ class GreedyInformationPolicy(Policy):
         best = rate.reshape(len(rows), -1).argmax(-1)
         self._target = np.where(open_.any(-1), best // m, -1)
         goal = viewpoints.reshape(len(rows), -1, 3)[rows, best]
-        action = self._turned(scene, open_, best // m, steer(scene.drone, goal, scene.dt))
+        action = self._turned(
+            scene, open_, best // m, steer(scene.drone, goal, scene.dt, scene.side)
+        )
         return action * open_.any(-1)[:, None]
 
     def _intercepts(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         """Viewpoints (E, N, m, 3) where the drone would meet each target, and the seconds (E, N, m) to get there."""
         aspects = np.radians(self.aspects)
         drone = scene.drone[:, None, None]
-        edge = scene.side[:, None, None, None] - _EDGE
+        edge = scene.side[:, None, None, None] - EDGE
         seconds = np.zeros((*scene.active.shape, len(aspects)))
         for _ in range(
             3
@@ -128,7 +130,7 @@ class GreedyInformationPolicy(Policy):
     ) -> np.ndarray:
         """Quality (E, N, m) of a look at each target from each of its viewpoints, when the drone gets there."""
         n, m = seconds.shape[1:]
-        edge = scene.side[:, None, None, None, None] - _EDGE
+        edge = scene.side[:, None, None, None, None] - EDGE
         crowd = np.tile(scene.targets[:, None, None], (1, n, m, 1, 1))
         crowd[..., :2] += seconds[..., None, None] * scene.velocities[:, None, None]
         crowd[..., :2] = np.clip(crowd[..., :2], -edge, edge)
@@ -162,9 +164,8 @@ class GreedyInformationPolicy(Policy):
         targets = scene.targets.copy()
         targets[..., :2] += scene.dt * scene.velocities
         sight = targets[rows, pursued, :2] - scene.drone[:, :2]
-        facing = np.column_stack([sight, np.arctan2(sight[:, 1], sight[:, 0])])
-        turn = steer(scene.drone, facing, scene.dt)[:, 2]
-
+        turn = wrap(np.arctan2(sight[:, 1], sight[:, 0]) - scene.drone[:, 2])
+        turn = np.clip(turn / (MAX_YAW_RATE * scene.dt), -1, 1)
         turns = np.column_stack([np.tile(_TURNS, (e, 1)), turn])
         options = np.repeat(action[:, None], turns.shape[1], 1)
         options[..., 2] = turns

@@ -37,4 +37,5 @@ class OrbitPolicy(Policy):
         # aim a full step ahead on the circle, counter-clockwise
         angle = np.arctan2(scene.drone[:, 1], scene.drone[:, 0]) + MAX_SPEED * scene.dt / radius
         x, y = radius * np.cos(angle), radius * np.sin(angle)
-        return steer(scene.drone, np.column_stack([x, y, angle + np.pi]), scene.dt)
+        goal = np.column_stack([x, y, angle + np.pi])
+        return steer(scene.drone, goal, scene.dt, scene.side)
