@@ -12,8 +12,9 @@ import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import joblib
 import numpy as np
@@ -25,45 +26,20 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, fx, nn
 
-from statml._validation import (
-    RandomState,
-    as_seed_sequence,
-    check_choice,
-    check_integer,
-    check_number,
-)
-from statml.parallel import check_progress
+from statml._validation import RandomState, as_seed_sequence, check_integer
 
 from . import storage
 from .chaining import reconstruct_network
+from .configuration import Configuration, configure
 from .diagnostics import Diagnostics, layer_table
 from .lowering import calibrate, lower, quantize_weights
-from .placement import PLACEMENTS, Bits, build_student
+from .placement import build_student
 from .quantized_graph import QuantizedGraph
 from .quantizers import QuantizedLayer
-from .reconstruction import Settings
-from .rounding import ROUNDINGS, Rounding
-from .statistics import as_input_stats
-from .synthesizers import SYNTHESIZERS, Real, Request, synthesize
-from .tracing import batch_norms, fix_shapes, infer_input_shape, layer_nodes, trace
+from .rounding import Rounding
+from .synthesizers import Real, synthesize
+from .tracing import batch_norms, count_classes, fix_shapes, infer_input_shape, trace
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {
-        "n_samples": 256,
-        "distill_batch": 128,
-        "distill_iter": 300,
-        "generator_channels": (64, 32),
-        "recon_iter": 500,
-    },
-    "paper": {
-        "n_samples": 1024,
-        "distill_batch": 128,
-        "distill_iter": 4000,
-        "generator_channels": (128, 64),
-        "recon_iter": 20000,
-    },
-}
-DECIDED_AT = 4.0  # how far a rounding can move once the warm-up is over, at the least
 UNDECIDED_WARNING = 0.05
 PREDICT_BATCH = 256
 
@@ -288,38 +264,37 @@ class GenieQuantizer(Diagnostics, ClassifierMixin, BaseEstimator):
             If there is neither batch normalisation nor X, the graph cannot be traced, the input shape cannot be inferred, or X
             lies outside the range in `input_stats`.
         """
-        settings, numbers, rounding, bits = self._checked()
+        run = configure(self)
         seeds = as_seed_sequence(self.random_state).spawn(2)
         traced = trace(model).to(self.device)
         X = self._as_records(X)
         shape = _input_shape(traced, X, input_shape)
         fix_shapes(traced, shape)
-        self.classes_ = np.arange(_n_classes(traced, shape, self.device))
-        student = build_student(traced, self.placement, bits)  # refuses bits and names early
+        self.classes_ = np.arange(count_classes(traced, shape, self.device))
+        student = build_student(traced, self.placement, run.bits)  # refuses bits and names early
         folder, fingerprint = self._folder(traced, X)
 
         started = time.perf_counter()
         images, self.distill_loss_ = self._images(
-            traced, X, shape, numbers, seeds[0], folder, fingerprint
+            run, traced, X, shape, seeds[0], folder, fingerprint
         )
         self.synthetic_data_ = None if X is not None else images.cpu().numpy()
         imaged = time.perf_counter()
-        p = check_number("init_p", self.init_p, 0, low_open=True)
-        quantize_weights(student, bits, lambda w, n, s: rounding.weight_grid(w, n, s, p))
-        first = images[: self.recon_batch]
-        calibrate(student, traced, first, lambda x, n: rounding.activation_grid(x, n, p))
+        quantize_weights(
+            student, run.bits, lambda w, n, s: run.rounding.weight_grid(w, n, s, run.init_p)
+        )
+        first = images[: run.settings.recon_batch]
+        calibrate(
+            student, traced, first, lambda x, n: run.rounding.activation_grid(x, n, run.init_p)
+        )
         records = []
-        if rounding.learning is not None and settings.recon_iter:
-            learning = rounding.learning
-            if self.granularity != "auto":
-                check_choice("granularity", self.granularity, ("block", "layer"))
-                learning = type(learning)(**{**vars(learning), "granularity": self.granularity})
+        if run.learning is not None:
             records = reconstruct_network(
                 traced,
                 student,
                 images,
-                learning,
-                settings,
+                run.learning,
+                run.settings,
                 seeds[1],
                 progress=self.progress,
                 folder=folder,
@@ -342,61 +317,12 @@ class GenieQuantizer(Diagnostics, ClassifierMixin, BaseEstimator):
         if self.undecided_ > UNDECIDED_WARNING:
             warnings.warn(
                 f"{self.undecided_:.1%} of the roundings are undecided at the end, so that the result is that of an optimiser cut "
-                f"short: raise recon_iter (now {settings.recon_iter}), lr_round (now {settings.lr_round:g}) or round_weight "
-                f"(now {settings.round_weight:g})",
+                f"short: raise recon_iter (now {run.settings.recon_iter}), lr_round (now {run.settings.lr_round:g}) or round_weight "
+                f"(now {run.settings.round_weight:g})",
                 ConvergenceWarning,
                 stacklevel=2,
             )
         return self
-
-    def _checked(self) -> tuple[Settings, dict[str, Any], Rounding, Bits]:
-        """Parameters, with presets and "auto" replaced by numbers."""
-        check_progress(self.progress)
-        check_choice("placement", self.placement, PLACEMENTS)
-        preset = PRESETS[check_choice("preset", self.preset, PRESETS)]
-        numbers = {
-            name: preset[name] if getattr(self, name) is None else getattr(self, name)
-            for name in preset
-        }
-        low = {"n_samples": 2, "distill_batch": 2, "distill_iter": 0, "recon_iter": 0}
-        for name, least in low.items():
-            check_integer(name, numbers[name], low=least)
-        first, second = numbers["generator_channels"]
-        check_integer("generator_channels[0]", first, low=1)
-        check_integer("generator_channels[1]", second, low=1)
-        check_integer("swing", self.swing, low=0)
-        check_integer("latent_dim", self.latent_dim, low=1)
-        if isinstance(self.method, Rounding):
-            rounding = self.method
-        else:
-            rounding = ROUNDINGS[check_choice("method", self.method, ROUNDINGS)]()
-        check_choice("data", self.data, SYNTHESIZERS)
-        own = rounding.learning
-        n = numbers["recon_iter"]
-        auto = {
-            "lr_round": max(1e-3, DECIDED_AT / (0.8 * max(n, 1))),
-            "round_weight": 0.0 if own is None else own.round_weight,
-            "drop_prob": 0.0 if own is None else own.drop_prob,
-        }
-        values = {
-            name: auto[name] if getattr(self, name) == "auto" else getattr(self, name)
-            for name in auto
-        }
-        settings = Settings(
-            recon_iter=n,
-            recon_batch=check_integer("recon_batch", self.recon_batch, low=2),
-            lr_round=check_number("lr_round", values["lr_round"], 0, low_open=True),
-            lr_w_step=check_number("lr_w_step", self.lr_w_step, 0),
-            lr_a_step=check_number("lr_a_step", self.lr_a_step, 0),
-            round_weight=check_number("round_weight", values["round_weight"], 0),
-            beta=tuple(check_number("beta", b, 0, low_open=True) for b in self.beta),
-            warmup=check_number("warmup", self.warmup, 0, 1, high_open=True),
-            drop_prob=check_number("drop_prob", values["drop_prob"], 0, 1),
-        )
-        check_number("lr_z", self.lr_z, 0)
-        check_number("lr_g", self.lr_g, 0)
-        bits = Bits(self.n_bits_w, self.n_bits_a, self.first_last_bits, self.second_input_bits)
-        return settings, numbers, rounding, bits
 
     def _as_records(self, X: ArrayLike | None) -> Tensor | None:
         if X is None:
@@ -411,43 +337,32 @@ class GenieQuantizer(Diagnostics, ClassifierMixin, BaseEstimator):
         return torch.from_numpy(np.ascontiguousarray(X, dtype=np.float32)).to(self.device)
 
     def _images(
-        self, traced, X, shape, numbers, seeds, folder, fingerprint
+        self, run: Configuration, traced, X, shape, seeds, folder, fingerprint
     ) -> tuple[Tensor, pd.DataFrame]:
-        mean, std, limits = as_input_stats(self.input_stats, shape[0])
-        n = numbers["n_samples"]
+        """Synthetic images, or a sample of the real ones, and the losses on the way."""
+        request = run.request_for(shape)
         if X is None:
-            synthesizer = SYNTHESIZERS[self.data]()
-            if synthesizer.needs_norms and not batch_norms(traced):
+            if run.synthesizer.needs_norms and not batch_norms(traced):
                 raise ValueError(
                     "the network has no batch normalisation with running statistics, from which images could be made: hand real "
                     "inputs over, fit(model, X=...)"
                 )
+            synthesizer, n, batch = run.synthesizer, run.n_samples, run.distill_batch
         else:
-            synthesizer, n = Real(X), min(n, len(X))
+            limits = request.limits
             if limits is not None and (X.min() < limits[0] or X.max() > limits[1]):
                 raise ValueError(
                     f"X must lie within the range of input_stats, {limits[0]:g} to {limits[1]:g}, got {X.min():g} to {X.max():g}"
                 )
-        request = Request(
-            shape,
-            numbers["distill_iter"],
-            self.lr_z,
-            self.lr_g,
-            self.latent_dim,
-            tuple(numbers["generator_channels"]),
-            mean,
-            std,
-            limits,
-            self.device,
-        )
-        batch = numbers["distill_batch"] if X is None else n
+            synthesizer = Real(X)
+            n = batch = min(run.n_samples, len(X))
         return synthesize(
             synthesizer,
             traced,
             request,
             n,
             batch,
-            self.swing,
+            run.swing,
             seeds,
             progress=self.progress,
             folder=folder if X is None else None,
@@ -547,11 +462,10 @@ class GenieQuantizer(Diagnostics, ClassifierMixin, BaseEstimator):
         ndarray of shape (n, ...), and a DataFrame like ``distill_loss_`` if `return_info`
         """
         check_is_fitted(self, "model_")
-        _, numbers, _, _ = self._checked()
-        numbers["n_samples"] = check_integer("n", n, low=2)
+        run = replace(configure(self), n_samples=check_integer("n", n, low=2))
         seeds = as_seed_sequence(random_state)
         images, info = self._images(
-            self.float_model_, None, self.input_shape_, numbers, seeds, None, ""
+            run, self.float_model_, None, self.input_shape_, seeds, None, ""
         )
         images = images.cpu().numpy()
         return (images, info) if return_info else images
@@ -617,25 +531,9 @@ def _input_shape(traced, X: Tensor | None, given: Sequence[int] | None) -> tuple
     return shape
 
 
-def _n_classes(traced: fx.GraphModule, shape: tuple[int, ...], device: str) -> int:
-    with torch.no_grad():
-        outputs = traced(torch.zeros(2, *shape, device=device))
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
-        got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise ValueError(
-            f"model must return one output a class, shape (n_records, n_classes), got {got} for two records"
-        )
-    return outputs.shape[1]
-
-
 def _freeze(student: fx.GraphModule) -> None:
     for module in student.modules():
         if isinstance(module, QuantizedLayer):
             module.freeze()
     for parameter in student.parameters():
         parameter.requires_grad_(False)
-
-
-def layer_names(model: nn.Module) -> list[str]:
-    """Names of the layers of a network that are quantised, in execution order."""
-    return [node.target for node in layer_nodes(trace(model))]

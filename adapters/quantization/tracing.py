@@ -245,6 +245,35 @@ def infer_input_shape(traced: fx.GraphModule) -> tuple[int, ...] | None:
 
 
 @torch.no_grad()
+def count_classes(traced: fx.GraphModule, input_shape: tuple[int, ...], device: str = "cpu") -> int:
+    """Outputs of a classifier for one record.
+
+    Parameters
+    ----------
+    traced : GraphModule
+    input_shape : tuple of int
+    device : str, default="cpu"
+
+    Returns
+    -------
+    int
+        At least 2.
+
+    Raises
+    ------
+    ValueError
+        If the network does not return one output a class.
+    """
+    outputs = traced(torch.zeros(2, *input_shape, device=device))
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
+        got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ValueError(
+            f"model must return one output a class, shape (n_records, n_classes), got {got} for two records"
+        )
+    return outputs.shape[1]
+
+
+@torch.no_grad()
 def fix_shapes(traced: fx.GraphModule, input_shape: tuple[int, ...]) -> None:
     """Make a graph free of computations with sizes: for one shape of the records, and any number of them.
 

@@ -1,7 +1,7 @@
-"""model-compression-toolkit's data-free path on a network; runs inside .venv-mct, which benchmarks/_quantization_peer.py makes.
+"""model-compression-toolkit and torchao on a network; runs inside .venv-mct, which benchmarks/_quantization_peer.py makes.
 
-Called with the file of weights, the file of test records and the number of images; prints JSON. The toolkit asks for three functions of torchvision,
-which has no build for this torch: they are written out here.
+Called with the file of weights, and one of test records and of images to calibrate on; prints JSON, a row for each peer. The toolkit asks for
+three functions of torchvision, which has no build for this torch: they are written out here.
 """
 
 import json
@@ -106,48 +106,74 @@ class Net(nn.Module):
         return self.fc(torch.flatten(self.avgpool(self.layer3(self.layer2(self.layer1(x)))), 1))
 
 
-def main():
-    weights, records, n_images = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    stand_in_for_torchvision()
+def by_toolkit(net, images):
+    """W8A8 by the toolkit's defaults, on given images, or on as many of its own where a number is given."""
     import model_compression_toolkit as mct
 
-    net = Net()
-    net.load_state_dict(torch.load(weights, weights_only=True))
-    net.eval()
-    data = torch.load(records, weights_only=True)
-    X, y = data["X"], data["y"]
-
-    def accuracy(model):
-        with torch.no_grad():
-            return (
-                100
-                * (torch.cat([model(p) for p in X.split(500)]).argmax(1) == y).float().mean().item()
-            )
-
-    result = {"float": accuracy(net)}
-    torch.manual_seed(0)
-    wall, cpu = time.perf_counter(), time.process_time()
-    config = mct.data_generation.get_pytorch_data_generation_config(
-        data_gen_batch_size=n_images,
-        image_normalization_type=mct.data_generation.ImageNormalizationType.NO_NORMALIZATION,
-        image_clipping=False,
-    )
-    images = mct.data_generation.pytorch_data_generation_experimental(
-        model=net, n_images=n_images, output_image_size=(28, 28), data_generation_config=config
-    )
-    images = torch.cat([i if i.ndim == 4 else i[None] for i in images]).detach()
-    result["images wall s"] = time.perf_counter() - wall
-    result["images CPU s"] = time.process_time() - cpu
+    if isinstance(images, int):
+        config = mct.data_generation.get_pytorch_data_generation_config(
+            data_gen_batch_size=images,
+            image_normalization_type=mct.data_generation.ImageNormalizationType.NO_NORMALIZATION,
+            image_clipping=False,
+        )
+        made = mct.data_generation.pytorch_data_generation_experimental(
+            model=net, n_images=images, output_image_size=(28, 28), data_generation_config=config
+        )
+        images = torch.cat([i if i.ndim == 4 else i[None] for i in made]).detach()
 
     def representative():
         for part in images.split(32):
             yield [part]
 
-    quantised, _ = mct.ptq.pytorch_post_training_quantization(net, representative)
-    result["wall s"] = time.perf_counter() - wall
-    result["CPU s"] = time.process_time() - cpu
-    result["accuracy"] = accuracy(quantised)
-    print(json.dumps(result))
+    return mct.ptq.pytorch_post_training_quantization(net, representative)[0]
+
+
+def by_torchao(net, images):
+    """W8A8 by the quantizer for x86 processors, calibrated on given images."""
+    from torchao.quantization.pt2e import move_exported_model_to_eval
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
+        X86InductorQuantizer,
+        get_default_x86_inductor_quantization_config,
+    )
+
+    quantizer = X86InductorQuantizer()
+    quantizer.set_global(get_default_x86_inductor_quantization_config())
+    shapes = ({0: torch.export.Dim.AUTO},)
+    program = torch.export.export(net, (images[:32],), dynamic_shapes=shapes, strict=True)
+    prepared = prepare_pt2e(program.module(), quantizer)
+    with torch.no_grad():
+        for part in images.split(32):
+            prepared(part)
+    return move_exported_model_to_eval(convert_pt2e(prepared))
+
+
+def main():
+    stand_in_for_torchvision()
+    weights, records = sys.argv[1:]
+    net = Net()
+    net.load_state_dict(torch.load(weights, weights_only=True))
+    net.eval()
+    data = torch.load(records, weights_only=True)
+    X, y, images = data["X"], data["y"], data["images"]
+
+    def accuracy(model):
+        with torch.no_grad():
+            outputs = torch.cat([model(part) for part in X.split(500)])
+        return 100 * (outputs.argmax(1) == y).double().mean().item()
+
+    rows = [{"network": "float", "accuracy": accuracy(net), "wall": 0.0, "cpu": 0.0}]
+    for name, by, given in (
+        ("model-compression-toolkit, its images", by_toolkit, len(images)),
+        ("model-compression-toolkit, statml's images", by_toolkit, images),
+        ("torchao, statml's images", by_torchao, images),
+    ):
+        torch.manual_seed(0)
+        wall, cpu = time.perf_counter(), time.process_time()
+        quantised = by(net, given)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        rows.append({"network": name, "accuracy": accuracy(quantised), "wall": wall, "cpu": cpu})
+    print(json.dumps(rows))
 
 
 if __name__ == "__main__":
