@@ -30,6 +30,9 @@ from .environment import (
 from .evaluation import (
     evaluate as evaluate,
 )
+from .flight_plans import (
+    Ellipsoid as Ellipsoid,
+)
 from .fusion import (
     PoseDiscountFusion as PoseDiscountFusion,
     ProductFusion as ProductFusion,
@@ -49,8 +52,10 @@ from .motion import (
     StaticTargets as StaticTargets,
 )
 from .mpc import (
-    Ellipsoid as Ellipsoid,
     ViewpointMPC as ViewpointMPC,
+)
+from .policy import (
+    ViewpointPolicy as ViewpointPolicy,
 )
 from .results import (
     ViewpointResults as ViewpointResults,

@@ -26,70 +26,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
-from scipy.linalg import block_diag, solve_discrete_are
+from scipy.linalg import solve_discrete_are
 
 from statml._validation import check_choice, check_integer, check_number
 
-from .qp import make_solver
+from .flight_plans import Ellipsoid, FreePlan, LimitedPlan, Part, independent_parts
 from .quadrotor import FlightModel, flight_model
 
 Array = NDArray[np.float64]
 
 POSITION_COST, VELOCITY_COST, TILT_COST, YAW_COST = 1.0, 0.05, 0.05, 0.5  # at 1 m, m/s, rad, rad
 INPUT_COST = 0.05  # at an input's limit
-SIDESTEP = 0.1  # how far the planes of obstacles turn to the side
-OBSTACLE_PRICE, LIMIT_PRICE = 1e3, 1e4  # of one semi-axis inside; of one unit beyond a limit
-
-
-@dataclass(frozen=True)
-class Ellipsoid:
-    """Something to keep out of: an ellipsoid with axes along the world's.
-
-    Parameters
-    ----------
-    centre : array-like of shape (3,)
-        In metres, now.
-    semi_axes : array-like of shape (3,)
-        In metres, all positive; the drone's own size is to be in them.
-    velocity : array-like of shape (3,), default=(0, 0, 0)
-        In m/s, taken as constant over the horizon.
-
-    Raises
-    ------
-    ValueError
-        If a number is not finite or a semi-axis not positive.
-    """
-
-    centre: ArrayLike
-    semi_axes: ArrayLike
-    velocity: ArrayLike = (0.0, 0.0, 0.0)
-
-    def __post_init__(self):
-        for name in ("centre", "semi_axes", "velocity"):
-            value = np.asarray(getattr(self, name), dtype=float)
-            if value.shape != (3,) or not np.isfinite(value).all():
-                raise ValueError(f"{name} must be three finite numbers, got {value}")
-            object.__setattr__(self, name, value)
-        if (self.semi_axes <= 0).any():
-            raise ValueError(f"semi_axes must be positive, got {self.semi_axes}")
-
-    def level(self, position: ArrayLike) -> Array:
-        """How far out a position is: 1 on the surface, less inside.
-
-        Parameters
-        ----------
-        position : array-like of shape (..., 3)
-
-        Returns
-        -------
-        ndarray of shape (...)
-        """
-        return np.linalg.norm((np.asarray(position) - self.centre) / self.semi_axes, axis=-1)
 
 
 @dataclass(frozen=True)
@@ -158,7 +111,7 @@ class ViewpointMPC:
     workspace : array-like of shape (3, 2) or None, default=None
         Lowest and highest x, y and z in metres; None for no walls.
     tol : float or None, default=None
-        Of the solver; None for its default here (1e-6 for PIQP, 1e-5 for OSQP).
+        Of the solver; None for its default here (1e-10 for PIQP, 1e-5 for OSQP).
 
     Attributes
     ----------
@@ -169,6 +122,8 @@ class ViewpointMPC:
         The costs of states, inputs and of the last state.
     gain_ : ndarray of shape (n_u, n_x)
         Of the linear-quadratic regulator, u = -K (x - r).
+    parts_ : list of Part
+        What can be planned apart.
 
     Raises
     ------
@@ -206,8 +161,10 @@ class ViewpointMPC:
         self.P_ = solve_discrete_are(self.A_, self.B_, self.Q_, self.R_)
         B, P = self.B_, self.P_
         self.gain_ = np.linalg.solve(self.R_ + B.T @ P @ B, B.T @ P @ self.A_)
-        self._free = _FreePlan(self)
-        self._programs: dict[tuple[bool, int], _Program] = {}
+        self.parts_ = independent_parts(self.A_, self.B_, self.Q_, self.R_, self.P_)
+        self._place = reduce(or_, (part for part in self.parts_ if part.states[0] <= 2))
+        self._free = FreePlan(self)
+        self._programs: dict[tuple, LimitedPlan] = {}
 
     def solve(
         self,
@@ -268,8 +225,9 @@ class ViewpointMPC:
         paths = self._rests(states, refs)
         _, plans, kept = self._free(states, paths)
         inputs = plans[:, 0]
-        for e in np.flatnonzero(~kept):
-            inputs[e] = self._plan(states[e], paths[e], (), paths[e]).inputs[0]
+        for e, k in np.argwhere(~kept):
+            part = self.parts_[k]
+            inputs[e, part.inputs] = self._limited(part, states[e], paths[e])[1][0]
         return inputs
 
     def simulate(
@@ -299,7 +257,7 @@ class ViewpointMPC:
         x = self.model_.at([0, 0, refs[0, 2], 0]) if start is None else np.asarray(start, float)
         states, inputs, plan, plans = [x], [], None, []
         for tick, ref in enumerate(refs):
-            now = [_moved(obstacle, tick * self.dt) for obstacle in obstacles]
+            now = [obstacle.after(tick * self.dt) for obstacle in obstacles]
             plan = self.solve(x, ref, now, last=plan)
             x = self.model_.step(x, plan.inputs[0], self.dt)
             states.append(x)
@@ -339,174 +297,28 @@ class ViewpointMPC:
         return x[:3] + share[:, None] * way
 
     def _plan(self, x: Array, path: Array, obstacles: Sequence[Ellipsoid], guess: Array) -> Plan:
-        if not obstacles:
-            states, inputs, kept = self._free(x, path)
-            if kept:
-                return Plan(np.vstack([x, states]), inputs, 0.0, 0.0)
+        states, inputs, kept = self._free(x, path)
+        excess = intrusion = 0.0
+        parts = [part for part, keeps in zip(self.parts_, kept, strict=True) if not keeps]
+        if obstacles:
+            parts = [self._place, *(part for part in parts if part.states[0] > 2)]
+        for part in parts:
+            around = obstacles if part is self._place else ()
+            planned = self._limited(part, x, path, around, guess)
+            states[:, part.states], inputs[:, part.inputs] = planned[:2]
+            excess, intrusion = max(excess, planned[2]), max(intrusion, planned[3])
+        return Plan(np.vstack([x, states]), inputs, excess, intrusion)
+
+    def _limited(self, part: Part, x: Array, path: Array, obstacles=(), guess=None):
+        """States and inputs of a part, its excess and its intrusion."""
         for elastic in (False, True):
-            key = (elastic, len(obstacles))
+            key = (*part.states, elastic, len(obstacles))
             if key not in self._programs:
-                self._programs[key] = _Program(self, elastic, len(obstacles))
+                self._programs[key] = LimitedPlan(self, part, elastic, len(obstacles))
             plan = self._programs[key].solve(x, path, obstacles, guess)
             if plan is not None:
-                return plan
+                return plan if elastic else (*plan[:2], 0.0, plan[3])
         raise RuntimeError(f"the solver {self.solver!r} found no plan from x = {x}")
-
-
-class _FreePlan:
-    """The plan without limits, which is linear in the state and the reference; it is the plan where it keeps them."""
-
-    def __init__(self, mpc: ViewpointMPC):
-        n_x, n_u, N = mpc.model_.n_states, mpc.model_.n_inputs, mpc.horizon
-        # with the inputs alone as variables, the states are powers x_0 + effects u
-        powers = np.zeros((N, n_x, n_x))
-        effects = np.zeros((N, n_x, N, n_u))
-        power = np.eye(n_x)
-        for k in range(N):
-            for later in range(k, N):
-                effects[later, :, later - k] = power @ mpc.B_
-            power = powers[k] = mpc.A_ @ power
-        powers, effects = powers.reshape(N * n_x, n_x), effects.reshape(N * n_x, N * n_u)
-        weights = block_diag(*[mpc.Q_] * (N - 1), mpc.P_)
-        R = np.kron(np.eye(N), mpc.R_)
-        factor = np.linalg.solve(R + effects.T @ weights @ effects, effects.T @ weights)
-        # u = factor (r - powers x_0)
-        self.inputs = np.hstack([-factor @ powers, factor])
-        self.states = effects @ self.inputs
-        self.states[:, :n_x] += powers
-        self.shapes = (N, n_x), (N, n_u)
-        self.low, self.high = mpc.state_low_, mpc.state_high_
-        self.input_limit = mpc.model_.input_limit
-
-    def __call__(self, x0: Array, path: Array) -> tuple[Array, Array, Array]:
-        """States, inputs, and which of the plans are within the limits; over any leading axes."""
-        given = np.concatenate([x0, path.reshape(*x0.shape[:-1], -1)], axis=-1)
-        inputs, states = given @ self.inputs.T, given @ self.states.T
-        inputs = inputs.reshape(*x0.shape[:-1], *self.shapes[1])
-        states = states.reshape(*x0.shape[:-1], *self.shapes[0])
-        kept = (np.abs(inputs) <= self.input_limit).all(axis=(-1, -2))
-        kept &= ((states <= self.high) & (states >= self.low)).all(axis=(-1, -2))
-        return states, inputs, kept
-
-
-class _Program:
-    """The quadratic program for a number of obstacles, with hard or elastic limits of the states.
-
-    The variables of tick k stand together: u_k, x_{k+1}, one slack for the obstacles if there are any, and one for
-    the limits if they are elastic.
-    """
-
-    def __init__(self, mpc: ViewpointMPC, elastic: bool, n_obstacles: int):
-        self.mpc, self.elastic, self.n_obstacles = mpc, elastic, n_obstacles
-        n_x, n_u, N = mpc.model_.n_states, mpc.model_.n_inputs, mpc.horizon
-        n_slack = (n_obstacles > 0) + elastic
-        width = n_u + n_x + n_slack
-        first = width * np.arange(N)[:, None]
-        self.u = first + np.arange(n_u)
-        self.x = first + n_u + np.arange(n_x)
-        self.slack = first + n_u + n_x + np.arange(n_slack)
-        n = width * N
-
-        prices = [OBSTACLE_PRICE] * (n_obstacles > 0) + [LIMIT_PRICE] * elastic
-        soft = np.eye(n_slack)
-        stage, end = block_diag(mpc.R_, mpc.Q_, soft), block_diag(mpc.R_, mpc.P_, soft)
-        P = sparse.block_diag([2 * stage] * (N - 1) + [2 * end], "csc")
-        self.linear = np.zeros(n)
-        self.linear[self.slack] = prices
-
-        # x_{k+1} - A x_k - B u_k = 0, with A x_0 on the right of the first
-        block = np.hstack([-mpc.B_, np.eye(n_x), np.zeros((n_x, n_slack))])
-        before = np.hstack([np.zeros((n_x, n_u)), -mpc.A_, np.zeros((n_x, n_slack))])
-        A = sparse.kron(sparse.eye(N), block) + sparse.kron(sparse.eye(N, k=-1), before)
-        self.right = np.zeros(n_x * N)
-
-        low, high = np.full(n, -np.inf), np.full(n, np.inf)
-        low[self.u], high[self.u] = -mpc.model_.input_limit, mpc.model_.input_limit
-        low[self.slack] = 0.0
-        rows, cols, values, self.h = [], [], [], np.zeros(0)
-        if elastic:
-            rows, cols, values, self.h = self._elastic_rows(rows, cols, values)
-        else:
-            low[self.x], high[self.x] = mpc.state_low_, mpc.state_high_
-        self.low, self.high = low, high
-
-        # the planes' rows come last, so that their numbers are the last ones of each array
-        self.n_fixed = len(values)
-        rows, cols = list(rows), list(cols)
-        for i in range(n_obstacles):
-            for k in range(N):
-                row = len(self.h) + i * N + k
-                rows += [row] * 4
-                cols += [*self.x[k, :3], self.slack[k, 0]]
-        values = np.concatenate([values, np.tile([1.0, 1.0, 1.0, -1.0], n_obstacles * N)])
-        shape = (len(self.h) + n_obstacles * N, n)
-        numbered = sparse.csc_matrix((np.arange(1.0, len(values) + 1), (rows, cols)), shape)
-        self.order = numbered.data.astype(int) - 1
-        self.values = values
-        G = sparse.csc_matrix((values[self.order], numbered.indices, numbered.indptr), shape)
-        self.solver = make_solver(mpc.solver, P, sparse.csc_matrix(A), G, mpc.tol)
-
-    def _elastic_rows(self, rows, cols, values):
-        """x <= high + s and -x <= -low + s for every state with a limit."""
-        h = []
-        for sign, limit in ((1.0, self.mpc.state_high_), (-1.0, -self.mpc.state_low_)):
-            for j in np.flatnonzero(np.isfinite(limit)):
-                for k in range(self.mpc.horizon):
-                    rows += [len(h)] * 2
-                    cols += [self.x[k, j], self.slack[k, -1]]
-                    values += [sign, -1.0]
-                    h.append(limit[j])
-        return rows, cols, values, np.array(h)
-
-    def solve(self, x0: Array, path: Array, obstacles, guess: Array) -> Plan | None:
-        """The plan, or None if there is none."""
-        mpc = self.mpc
-        c = self.linear.copy()
-        weighted = path @ mpc.Q_
-        weighted[-1] = path[-1] @ mpc.P_
-        c[self.x] = -2 * weighted
-        self.right[: len(x0)] = mpc.A_ @ x0
-        h = self.h
-        if self.n_obstacles:
-            normals, offsets = _planes(obstacles, x0[:3], path[-1, :3], guess, mpc.dt)
-            planes = self.values[self.n_fixed :].reshape(-1, 4)
-            planes[:, :3] = -normals.reshape(-1, 3)
-            h = np.concatenate([self.h, -offsets.ravel()])
-        z = self.solver.solve(c, self.right, self.values[self.order], h, self.low, self.high)
-        if z is None:
-            return None
-        states = np.vstack([x0, z[self.x]])
-        beyond = np.maximum(states[1:] - mpc.state_high_, mpc.state_low_ - states[1:])
-        return Plan(
-            states,
-            z[self.u],
-            float(max(beyond.max(), 0.0)) if self.elastic else 0.0,
-            float(max(z[self.slack[:, 0]].max(), 0.0)) if self.n_obstacles else 0.0,
-        )
-
-
-def _planes(
-    obstacles: Sequence[Ellipsoid], start: Array, goal: Array, guess: Array, dt: float
-) -> tuple[Array, Array]:
-    """Half-planes n'p >= d that touch each obstacle at each tick: arrays (obstacles, ticks, 3), (obstacles, ticks).
-
-    They touch where the guess is, turned a little to the side on which the obstacle is passed: a drone that flies
-    straight at the centre would stop before it for good.
-    """
-    seconds = dt * np.arange(1, len(guess) + 1)[:, None]
-    left = np.array([start[1] - goal[1], goal[0] - start[0], 0.0])
-    left /= max(np.linalg.norm(left), 1e-9)
-    normals, offsets = [], []
-    for obstacle in obstacles:
-        centre = obstacle.centre + seconds * obstacle.velocity
-        side = 1.0 if np.sum((guess - centre) @ left) >= 0 else -1.0
-        e = (guess - centre) / obstacle.semi_axes
-        e /= np.maximum(np.linalg.norm(e, axis=1, keepdims=True), 1e-9)
-        e += SIDESTEP * side * left
-        e /= np.linalg.norm(e, axis=1, keepdims=True)
-        normals.append(e / obstacle.semi_axes)
-        offsets.append(1.0 + np.sum(normals[-1] * centre, axis=1))
-    return np.array(normals), np.array(offsets)
 
 
 def _costs(model: FlightModel) -> tuple[Array, Array]:
@@ -539,8 +351,3 @@ def _finite(name: str, value: ArrayLike, shapes: list[tuple[int, ...]]) -> Array
         taken = " or ".join(map(str, shapes))
         raise ValueError(f"{name} must be finite and of shape {taken}, got {value.tolist()}")
     return value
-
-
-def _moved(obstacle: Ellipsoid, seconds: float) -> Ellipsoid:
-    velocity = np.asarray(obstacle.velocity)
-    return Ellipsoid(obstacle.centre + seconds * velocity, obstacle.semi_axes, velocity)

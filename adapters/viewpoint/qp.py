@@ -32,22 +32,24 @@ class PIQP:
     Parameters
     ----------
     P, A, G : sparse matrices
-    tol : float, default=1e-6
-        Largest residual, absolute and relative.
+    tol : float, default=1e-10
+        Largest residual and duality gap, absolute and relative.
 
     References
     ----------
     Schwan, R. et al. (2023). PIQP: a proximal interior-point quadratic programming solver. CDC.
     """
 
-    def __init__(self, P: sparse.csc_matrix, A: sparse.csc_matrix, G: sparse.csc_matrix, tol=1e-6):
+    def __init__(self, P: sparse.csc_matrix, A: sparse.csc_matrix, G: sparse.csc_matrix, tol=1e-10):
         import piqp
 
         self._solved = piqp.PIQP_SOLVED
         self._solver = piqp.SparseSolver()
         settings = self._solver.settings
         settings.eps_abs = settings.eps_rel = tol
-        settings.kkt_solver = piqp.KKTSolver.sparse_multistage  # finds the ticks in the order of z
+        settings.eps_duality_gap_abs = settings.eps_duality_gap_rel = tol
+        if P.shape[0] > 200:  # finds the ticks in the order of z; small programs do better without
+            settings.kkt_solver = piqp.KKTSolver.sparse_multistage
         self._P, self._A, self._G = P, A, G
         self._is_set_up = False
 

@@ -1,6 +1,8 @@
 """The flight controller: the regulator where no limit is active, the optimum where one is, and nothing ever entered."""
 
 import re
+from functools import reduce
+from operator import or_
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from scipy.optimize import minimize
 
 pytest.importorskip("piqp")
 
-from statml.adapters.viewpoint import mpc as mpc_module
+from statml.adapters.viewpoint.flight_plans import LimitedPlan
 from statml.adapters.viewpoint.mpc import Ellipsoid, ViewpointMPC
 from statml.adapters.viewpoint.quadrotor import GRAVITY, MAX_TILT, flight_model
 
@@ -76,9 +78,21 @@ def test_without_limits_it_is_the_regulator(name):
         ref = np.array([0.02, -0.03, 1.5, 0.05])
         regulator = -mpc.gain_ @ (x - mpc.model_.at(ref))
         np.testing.assert_allclose(mpc.solve(x, ref).inputs[0], regulator, atol=3e-14)
-        program = mpc_module._Program(mpc, elastic=False, n_obstacles=0)
-        quadratic = program.solve(x, mpc._reference(x, ref), (), np.zeros((20, 3)))
-        np.testing.assert_allclose(quadratic.inputs[0], regulator, atol=1e-6)
+        for part in mpc.parts_:
+            program = LimitedPlan(mpc, part, elastic=False, n_obstacles=0)
+            inputs = program.solve(x, mpc._reference(x, ref))[1]
+            np.testing.assert_allclose(inputs[0], regulator[part.inputs], atol=1e-6)
+
+
+def test_parts_planned_apart_are_the_whole_plan():
+    mpc = ViewpointMPC()
+    names = [[mpc.model_.state_names[j] for j in part.states] for part in mpc.parts_]
+    assert names == [["x", "vx", "pitch"], ["y", "vy", "roll"], ["z", "vz"], ["yaw"]]
+    whole = LimitedPlan(mpc, reduce(or_, mpc.parts_), elastic=False, n_obstacles=0)
+    for ref in ([3, -2, 2.0, 3.0], [0.1, 5, 1.5, 0.1]):
+        x = hover(mpc) + 0.1
+        _, inputs, *_ = whole.solve(x, mpc._reference(x, np.array(ref, float)))
+        np.testing.assert_allclose(mpc.solve(x, ref).inputs, inputs, atol=1e-5)
 
 
 def test_the_two_solvers_agree():
