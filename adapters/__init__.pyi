@@ -83,4 +83,5 @@ from .viewpoint import (
     OrbitPolicy as OrbitPolicy,
     RandomPolicy as RandomPolicy,
     TourPolicy as TourPolicy,
+    ViewpointPolicy as ViewpointPolicy,
 )
