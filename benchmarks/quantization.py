@@ -1,8 +1,10 @@
-"""Zero-shot quantization: rounding methods and image sources on one network, and a peer's data-free path.
+"""Zero-shot quantization: rounding methods and image sources on one network, and what peers make of it at eight bits.
 
     python benchmarks/quantization.py                 # all of it
     python benchmarks/quantization.py accuracy        # ResNet-8 on Fashion-MNIST, 2-bit weights and activations
-    python benchmarks/quantization.py peer            # model-compression-toolkit, in an environment of its own (made on first use)
+    python benchmarks/quantization.py sources         # the same on images of other sources
+    python benchmarks/quantization.py peer            # model-compression-toolkit, torchao and onnxruntime; the first two in an
+                                                      # environment of their own (made on first use)
     python benchmarks/quantization.py accuracy --keep FOLDER --seeds 0 1
                                                       # results of single runs are kept in FOLDER, and taken from there
 
@@ -52,7 +54,8 @@ ROWS = {
     "GENIE-M, GENIE-D": {"method": "genie", "data": "genie"},
     "QDrop, GENIE-D": {"method": "qdrop", "data": "genie"},
 }
-FURTHER = {  # ablations: images without swing, and of other sources
+SOURCES = {  # what the ingredients of the images are worth
+    "GENIE-M, GENIE-D": ROWS["GENIE-M, GENIE-D"],
     "GENIE-M, GENIE-D without swing": {"method": "genie", "data": "genie", "swing": 0},
     "GENIE-M, GBA": {"method": "genie", "data": "gba"},
     "GENIE-M, DBA": {"method": "genie", "data": "dba"},
@@ -65,6 +68,7 @@ PAIRS = [
     ("GENIE-M, GENIE-D", "GENIE-M, real"),
     ("QDrop, GENIE-D", "QDrop, real"),
     ("GENIE-M, GENIE-D", "GENIE-M, noise"),
+    *((name, "GENIE-M, GENIE-D") for name in SOURCES if name != "GENIE-M, GENIE-D"),
     ("AdaRound, real", "RTN p=2.4, real"),
 ]
 
@@ -100,10 +104,11 @@ class Bench:
         cpu = time.process_time()
         quantizer = GenieQuantizer(2, 2, method=method, n_samples=N_IMAGES, random_state=seed)
         quantizer.fit(self.network, images)
+        cpu = time.process_time() - cpu  # of the fit alone, neither images nor predictions
         return {
             "accuracy": 100 * float(np.mean(quantizer.predict(self.X) == self.y)),
             "undecided": 100 * quantizer.undecided_,
-            "cpu": time.process_time() - cpu,
+            "cpu": cpu,
         }
 
 
@@ -172,7 +177,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.keep is not None:
         given.keep.mkdir(parents=True, exist_ok=True)
-    rows = ROWS if given.part == "accuracy" else ROWS | FURTHER
+    rows = {"accuracy": ROWS, "sources": SOURCES}.get(given.part, ROWS | SOURCES)
     if given.only:
         rows = {
             n: r
