@@ -219,9 +219,14 @@ def against_clarabel(refs: list) -> None:
         index=["median ms", "p95 ms"],
     ).T
     table["ratio of medians"] = table["median ms"] / table.loc["PIQP", "median ms"]
-    gap = np.abs(np.array(solutions) - peer["solutions"])[:, program.u].max()
+    gap = np.abs(np.array(solutions) - peer["solutions"])[:, program.u]
     show(f"{len(ours)} quadratic programs of all nine states, every tick", table)
-    print(f"Largest difference of an input to Clarabel: {gap:.1e}\n")
+    print(
+        f"Largest difference to Clarabel at a tolerance of 1e-13: of an input that is flown {gap[:, 0].max():.1e}"
+    )
+    print(
+        f"of any of the 20 planned {gap.max():.1e}, 99 % of programs below {np.quantile(gap.max((1, 2)), 0.99):.1e}\n"
+    )
 
 
 def settling() -> None:

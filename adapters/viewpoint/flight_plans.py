@@ -185,7 +185,7 @@ class LimitedPlan:
     """
 
     def __init__(self, mpc: ViewpointMPC, part: Part, elastic: bool, n_obstacles: int):
-        self.part, self.n_obstacles, self.dt, N = part, n_obstacles, mpc.dt, mpc.horizon
+        self.part, self.n_obstacles, N = part, n_obstacles, mpc.horizon
         among = np.ix_(part.states, part.states)
         A, Q, self.P = mpc.A_[among], mpc.Q_[among], mpc.P_[among]
         B, R = mpc.B_[np.ix_(part.states, part.inputs)], mpc.R_[np.ix_(part.inputs, part.inputs)]
@@ -251,8 +251,8 @@ class LimitedPlan:
         self,
         x0: Array,
         path: Array,
-        obstacles: Sequence[Ellipsoid] = (),
-        guess: Array | None = None,
+        normals: Array | tuple = (),
+        offsets: Array | tuple = (),
     ) -> tuple[Array, Array, float, float] | None:
         """The plan of the part, or None if there is none within the limits.
 
@@ -261,9 +261,9 @@ class LimitedPlan:
         x0 : ndarray of shape (n_x,)
             The whole state.
         path : ndarray of shape (N, n_x)
-        obstacles : sequence of Ellipsoid
-        guess : ndarray of shape (N, 3), where there are obstacles
-            Positions; the planes touch the obstacles where these are.
+        normals : ndarray of shape (n_obstacles, N, 3)
+        offsets : ndarray of shape (n_obstacles, N)
+            Half-planes of the obstacles; see `planes`.
 
         Returns
         -------
@@ -280,7 +280,6 @@ class LimitedPlan:
         self.right[: len(x0)] = self.A @ x0
         h = self.h
         if self.n_obstacles:
-            normals, offsets = planes(obstacles, x0[:3], path[-1, :3], guess, self.dt)
             self.values[self.n_fixed :].reshape(-1, 4)[:, :3] = -normals.reshape(-1, 3)
             h = np.concatenate([self.h, -offsets.ravel()])
         z = self.solver.solve(c, self.right, self.values[self.order], h, self.low, self.high)

@@ -36,7 +36,7 @@ from scipy.linalg import solve_discrete_are
 
 from statml._validation import check_choice, check_integer, check_number
 
-from .flight_plans import Ellipsoid, FreePlan, LimitedPlan, Part, independent_parts
+from .flight_plans import Ellipsoid, FreePlan, LimitedPlan, Part, independent_parts, planes
 from .quadrotor import FlightModel, flight_model
 
 Array = NDArray[np.float64]
@@ -299,23 +299,28 @@ class ViewpointMPC:
     def _plan(self, x: Array, path: Array, obstacles: Sequence[Ellipsoid], guess: Array) -> Plan:
         states, inputs, kept = self._free(x, path)
         excess = intrusion = 0.0
-        parts = [part for part, keeps in zip(self.parts_, kept, strict=True) if not keeps]
+        broken = [part for part, keeps in zip(self.parts_, kept, strict=True) if not keeps]
+        for part in broken:
+            *planned, beyond, _ = self._limited(part, x, path)
+            states[:, part.states], inputs[:, part.inputs] = planned
+            excess = max(excess, beyond)
         if obstacles:
-            parts = [self._place, *(part for part in parts if part.states[0] > 2)]
-        for part in parts:
-            around = obstacles if part is self._place else ()
-            planned = self._limited(part, x, path, around, guess)
-            states[:, part.states], inputs[:, part.inputs] = planned[:2]
-            excess, intrusion = max(excess, planned[2]), max(intrusion, planned[3])
+            normals, offsets = planes(obstacles, x[:3], path[-1, :3], guess, self.dt)
+            # a plan that meets the planes without being told to is the best with them, too
+            if (np.sum(normals * states[:, :3], axis=-1) < offsets).any():
+                part = self._place
+                *planned, beyond, intrusion = self._limited(part, x, path, normals, offsets)
+                states[:, part.states], inputs[:, part.inputs] = planned
+                excess = max(excess, beyond)
         return Plan(np.vstack([x, states]), inputs, excess, intrusion)
 
-    def _limited(self, part: Part, x: Array, path: Array, obstacles=(), guess=None):
+    def _limited(self, part: Part, x: Array, path: Array, normals=(), offsets=()):
         """States and inputs of a part, its excess and its intrusion."""
         for elastic in (False, True):
-            key = (*part.states, elastic, len(obstacles))
+            key = (*part.states, elastic, len(normals))
             if key not in self._programs:
-                self._programs[key] = LimitedPlan(self, part, elastic, len(obstacles))
-            plan = self._programs[key].solve(x, path, obstacles, guess)
+                self._programs[key] = LimitedPlan(self, part, elastic, len(normals))
+            plan = self._programs[key].solve(x, path, normals, offsets)
             if plan is not None:
                 return plan if elastic else (*plan[:2], 0.0, plan[3])
         raise RuntimeError(f"the solver {self.solver!r} found no plan from x = {x}")
