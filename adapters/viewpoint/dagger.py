@@ -29,8 +29,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .baselines._policy import Policy
+from .candidates import CANDIDATES, candidate_action
 from .networks import PointerHead, SetNetwork, act, mirrored
 from .ppo import WARM_START, SceneVecEnv, summary
+from .scene import Scene
 
 ROUND = 64  # steps of every environment a round
 PASSES = 8  # how often a record of a round is used in that round, on average, were it the only one
@@ -91,9 +93,31 @@ def imitate(
 
 
 def _asked(expert: Policy, env: SceneVecEnv, obs: dict[str, NDArray]) -> NDArray:
-    if getattr(expert, "needs_scene", False):
-        return expert.predict(obs, env.env.scene)
-    return expert.predict(obs)
+    """What the expert would do; where choices are flown, the choice that comes nearest to its displacement."""
+    scene = env.env.scene
+    wanted = expert.predict(obs, scene) if expert.needs_scene else expert.predict(obs)
+    if scene.action == "candidate" and wanted.ndim == 2:
+        wanted = nearest_candidate(scene, wanted)
+    return wanted
+
+
+def nearest_candidate(scene: Scene, displacement: NDArray) -> NDArray[np.int64]:
+    """The candidate viewpoints (E,) of open targets, towards which the drone would fly most nearly by `displacement` (E, 3).
+
+    At its full speed the drone flies alike to many of them: among equals, the one of the nearest target is taken.
+    """
+    e, n = scene.active.shape
+    moves = np.stack(
+        [
+            candidate_action(np.full(e, choice), scene.drone, scene.targets, scene.dt, scene.side)
+            for choice in range(n * len(CANDIDATES))
+        ],
+        axis=1,
+    )
+    gap = ((moves - displacement[:, None]) ** 2).sum(-1).reshape(e, n, -1)
+    gap += 1e-3 * np.hypot(scene.relative[..., 0], scene.relative[..., 1])[..., None]
+    gap[~scene.active | scene.tracked] = np.inf
+    return gap.reshape(e, -1).argmin(1)
 
 
 def _fit(

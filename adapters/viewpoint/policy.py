@@ -44,6 +44,7 @@ from statml.parallel import check_progress, progress_bar
 
 from .baselines import GreedyInformationPolicy
 from .baselines._policy import Policy
+from .evaluation import evaluate
 from .networks import ENCODERS, ActorCritic, act
 from .storage import Checkpoint, read_policy, write_policy
 
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 SHIPPED = Path(__file__).parent / "weights" / "viewpoint_policy.safetensors"
 
 
-class ViewpointPolicy(Policy, BaseEstimator):
+class ViewpointPolicy(BaseEstimator, Policy):
     """Learnt policy of a drone that has to classify moving targets.
 
     Parameters
@@ -372,6 +373,19 @@ class ViewpointPolicy(Policy, BaseEstimator):
         targets, mask = self._tensors(obs)
         with torch.no_grad():
             return self.network_.critic(targets, mask)[:, 0].double().numpy() / self.reward_scale
+
+    def score(self, env, n_episodes: int = 100, random_state: RandomState = 0) -> float:
+        """Mean fraction of targets classified within the horizon, over fresh episodes of `env`; higher is better.
+
+        Parameters
+        ----------
+        env : ActiveClassificationEnv or Scene
+        n_episodes : int, default=100
+        random_state : int, SeedSequence, Generator, RandomState or None, default=0
+            Of the episodes.
+        """
+        results = evaluate([self], env, n_episodes, random_state=random_state, progress=False)
+        return float(results.frame["fraction"].mean())
 
     def _tensors(self, obs) -> tuple[torch.Tensor, torch.Tensor]:
         check_is_fitted(self, "network_")
