@@ -81,7 +81,10 @@ from .viewpoint import (
     NearestFrontalPolicy as NearestFrontalPolicy,
     NoisySensor as NoisySensor,
     OrbitPolicy as OrbitPolicy,
+    PredictProbaSensor as PredictProbaSensor,
     RandomPolicy as RandomPolicy,
+    Scene as Scene,
+    TableSensor as TableSensor,
     TourPolicy as TourPolicy,
     ViewpointPolicy as ViewpointPolicy,
 )

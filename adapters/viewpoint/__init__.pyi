@@ -74,7 +74,13 @@ from .scene import (
 )
 from .sensors import (
     AnalyticSensor as AnalyticSensor,
+    DigitPlateRenderer as DigitPlateRenderer,
     NoisySensor as NoisySensor,
+    PredictProbaSensor as PredictProbaSensor,
+    TableSensor as TableSensor,
+    fit_sensor as fit_sensor,
+    log_looks as log_looks,
+    reliability as reliability,
 )
 from .vector import (
     ActiveClassificationVectorEnv as ActiveClassificationVectorEnv,

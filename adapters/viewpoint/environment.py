@@ -63,7 +63,8 @@ class ActiveClassificationEnv(gymnasium.Env):
     Notes
     -----
     Each reset takes one key from ``self.np_random``, and all randomness of the episode follows from it.
-    ``reset(options={"scenario": scenario})`` starts a given ``Scenario`` of one episode.
+    ``reset(options={"scenario": scenario})`` starts a given ``Scenario`` of one episode. Once this file is imported,
+    ``gymnasium.make("statml/ActiveClassification-v0", n_targets=6)`` makes one too, and ``gymnasium.make_vec`` the batched one.
 
     References
     ----------
@@ -147,6 +148,14 @@ class ActiveClassificationEnv(gymnasium.Env):
             self._info(),
         )
 
+    def action_masks(self) -> np.ndarray:
+        """With ``action="candidate"``: which choices there are, bool of shape (N m,); a choice of padding is refused by ``step``."""
+        if self.scene.action != "candidate":
+            raise ValueError(
+                'action masks are for action="candidate", this environment has "displacement"'
+            )
+        return np.repeat(self.scene.active[0], len(CANDIDATES))
+
     def _observation(self) -> dict[str, np.ndarray]:
         observation = self.scene.observe()
         return {
@@ -184,3 +193,12 @@ def counts(scene: Scene) -> dict[str, np.ndarray]:
         "n_classified": scene.tracked.sum(-1),
         "n_right": scene.declared_right().sum(-1),
     }
+
+
+ENVIRONMENT_ID = "statml/ActiveClassification-v0"
+if ENVIRONMENT_ID not in gymnasium.registry:
+    gymnasium.register(
+        ENVIRONMENT_ID,
+        entry_point="statml.adapters.viewpoint.environment:ActiveClassificationEnv",
+        vector_entry_point="statml.adapters.viewpoint.vector:ActiveClassificationVectorEnv",
+    )

@@ -53,18 +53,24 @@ class Noise:
     def rows(self, step: np.ndarray, episodes: np.ndarray, targets: np.ndarray) -> RowNoise:
         """A generator whose row i belongs to the look at ``targets[i]`` in ``episodes[i]`` at that episode's step."""
         step = np.broadcast_to(np.asarray(step, np.uint64), self.keys.shape)
-        look = step[episodes] * np.uint64(2**20) + targets.astype(np.uint64) + np.uint64(1)
-        return RowNoise(_mix(self.keys[episodes] + look * _GOLDEN))
+        target = _mix(self.keys[episodes] + (targets.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
+        look = _mix(target + (step[episodes] + np.uint64(1)) * _GOLDEN)
+        return RowNoise(look, target)
 
 
 class RowNoise:
     """The part of :class:`numpy.random.Generator` that a renderer needs, with one key for each row.
 
-    `size` is the whole shape and starts with the number of rows; each call gives fresh numbers.
+    `size` is the whole shape and starts with the number of rows; each call gives fresh numbers, but ``of_target``, whose numbers are the
+    same in every look at one target of one episode: what it wears.
     """
 
-    def __init__(self, keys: np.ndarray):
-        self._noise, self._calls = Noise(keys), 0
+    def __init__(self, keys: np.ndarray, target_keys: np.ndarray):
+        self._noise, self._target, self._calls = Noise(keys), Noise(target_keys), 0
+
+    def of_target(self, stream: str) -> np.ndarray:
+        """Uniform numbers on (0, 1), one a row, that stay with the target."""
+        return self._target.uniform(stream, 0, ())
 
     def random(self, size: tuple[int, ...]) -> np.ndarray:
         """Uniform on (0, 1)."""

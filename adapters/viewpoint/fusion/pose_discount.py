@@ -28,13 +28,13 @@ class PoseDiscountFusion:
 
     Parameters
     ----------
-    correlation : float, default=0.9
+    correlation : float, default=0.5
         rho in [0, 1], of two looks from one cell; 0 is the product, 1 lets one look a cell count.
     """
 
     clip = CLIP
 
-    def __init__(self, correlation: float = 0.9):
+    def __init__(self, correlation: float = 0.5):
         self.correlation = check_number("correlation", correlation, 0, 1)
 
     def start(self, episodes: int, targets: int) -> State:
