@@ -187,7 +187,7 @@ def exemplars(seed: int) -> list[dict]:
     """20 exemplars a class out of 2,000 records, 30 % of them clothes that bear a digit's label; a new model learns from them."""
     X, y, X_test, y_test = digits(seed)
     rng = np.random.default_rng(seed)
-    model = OpenVAEClassifier(max_steps=500, calibration=0, random_state=seed, **SMALL)
+    model = OpenVAEClassifier(max_steps=500, random_state=seed, **SMALL)
     model.fit(X[:1000], y[:1000])
     foreign, _ = clothes(600, seed)
     pools = {

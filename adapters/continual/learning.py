@@ -149,6 +149,14 @@ class TaskLearner(NetClassifier):
             raise ValueError(
                 f'regularization must be None, "ewc" or "lwf", got {self.regularization!r}'
             )
+        if check_number("introspection", self.introspection, 0) > 0:
+            if not LIKELIHOODS[self.likelihood].differentiable:
+                raise ValueError(
+                    "introspection needs records through which gradients pass: likelihood must not be "
+                    f"{self.likelihood!r}"
+                )
+            if self.accelerate is not None:
+                raise ValueError("introspection makes steps of its own: accelerate must be None")
         if self.omega_replay != "auto":
             check_number("omega_replay", self.omega_replay, 0, 1, low_open=True)
         check_integer("n_latent_samples", self.n_latent_samples, low=1)
@@ -270,6 +278,7 @@ class TaskLearner(NetClassifier):
     def _net_arguments(self) -> dict[str, Any]:
         return {
             "beta": check_number("beta", self.beta, 0),
+            "introspection": float(self.introspection),
             "penalty": getattr(self, "_penalty", None),
         }
 
@@ -350,7 +359,7 @@ class TaskLearner(NetClassifier):
             X, codes = X[chosen], codes[chosen]
         self.exemplars_ = (X, codes)
 
-    def _select(self, X, codes, m, method, band, rng) -> NDArray[np.int64]:
+    def _select(self, X, codes, m, method, band, rng, refused=None) -> NDArray[np.int64]:
         trained = self._trained()
         mean, scale = trained.encode(X)
         return select_exemplars(
@@ -361,6 +370,7 @@ class TaskLearner(NetClassifier):
             bound=self.bound_,
             class_proba=trained.class_proba(mean, scale),
             band=band,
+            refused=refused,
             random_state=rng,
         )
 

@@ -4,6 +4,7 @@ A likelihood is a torch Module, since some have weights of their own, with
 
     Likelihood(shape)                 -> for records of that shape
     likelihood.decoded_shape          -> what the decoder has to give
+    likelihood.differentiable         -> whether gradients pass through `records`
     likelihood.nll(X, decoded)        -> minus the log-likelihood of every value, in nats, shape of X
     likelihood.records(decoded, rng)  -> records; rng, numpy's, for those that have to be drawn
 """
@@ -14,9 +15,13 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .pixel_cnn import PixelCNN
+
 
 class Bernoulli(nn.Module):
     """Values in [0, 1], of which the decoder gives the logits; a record is its mean."""
+
+    differentiable = True
 
     def __init__(self, shape: tuple[int, ...]):
         super().__init__()
@@ -43,4 +48,8 @@ class Gaussian(Bernoulli):
         return decoded
 
 
-LIKELIHOODS: dict[str, type[nn.Module]] = {"bernoulli": Bernoulli, "gaussian": Gaussian}
+LIKELIHOODS: dict[str, type[nn.Module]] = {
+    "bernoulli": Bernoulli,
+    "gaussian": Gaussian,
+    "pixelcnn": PixelCNN,
+}

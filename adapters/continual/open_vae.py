@@ -65,8 +65,11 @@ class OpenVAEClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TaskL
         Weight of the divergence from the prior, per latent dimension (see `vae`).
     noise : float, default=0.25
         Standard deviation of what is added to the inputs in training; the targets stay clean.
-    likelihood : {"bernoulli", "gaussian"}, default="bernoulli"
-        "bernoulli" for values in [0, 1]; "gaussian" for any, with unit variance.
+    likelihood : {"bernoulli", "gaussian", "pixelcnn"}, default="bernoulli"
+        "bernoulli" for values in [0, 1]; "gaussian" for any, with unit variance; "pixelcnn" (PixelVAE, see `pixel_cnn`) for
+        the 256 grey levels of images with values in [0, 1], pixel after pixel. Its records are drawn, one pass a value: slow.
+    introspection : float >= 0, default=0.0
+        Weight of the adversarial terms of an introspective autoencoder (IntroVAE, see `training`); the literature has 0.25.
     encoder, decoder : torch Module or None, default=None
         In place of the architecture's: from a record to features, and from (n, latent_dim) to a record.
     replay : {"aggregate", "openset", "prior", "exemplar", "joint", "none"} or function, default="aggregate"
@@ -163,6 +166,7 @@ class OpenVAEClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TaskL
         beta: float = 0.1,
         noise: float = 0.25,
         likelihood: str = "bernoulli",
+        introspection: float = 0.0,
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
         replay: str | Any = "aggregate",
@@ -196,6 +200,7 @@ class OpenVAEClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TaskL
         self.beta = beta
         self.noise = noise
         self.likelihood = likelihood
+        self.introspection = introspection
         self.encoder = encoder
         self.decoder = decoder
         self.replay = replay
@@ -371,7 +376,8 @@ class OpenVAEClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TaskL
         m : int
             Size of the set.
         method, band
-            As in `statml.adapters.continual.select_exemplars`; ``band=(0, 0.95)`` keeps out what lies beyond the bound.
+            As in `statml.adapters.continual.select_exemplars`; ``band=(0, 0.95)`` keeps out what lies beyond the bound, and what
+            ``predict(reject=True)`` would call unknown, where records were held out to calibrate that.
         random_state : int, SeedSequence, Generator, RandomState or None, default=None
 
         Returns
@@ -386,7 +392,7 @@ class OpenVAEClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TaskL
                 f"y holds labels that no task has shown, {unknown[:5]}; known are {self.classes_}"
             )
         rng = np.random.default_rng(as_seed_sequence(random_state))
-        return self._select(X, self._encoded(y), m, method, band, rng)
+        return self._select(X, self._encoded(y), m, method, band, rng, self._refused(X, band))
 
     def query(
         self,
@@ -415,9 +421,6 @@ class OpenVAEClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TaskL
         X_pool = self._checked(X_pool)
         trained = self._trained()
         mean, scale = trained.encode(X_pool)
-        refused = None
-        if band is not None and len(self.calibration_scores_) > 1:
-            refused = self._outlier_proba(X_pool, self.reject_by) >= 1 - self.reject_alpha
         return query_pool(
             mean,
             n,
@@ -426,7 +429,7 @@ class OpenVAEClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TaskL
             strategy=strategy,
             band=band,
             class_proba=trained.class_proba(mean, scale),
-            refused=refused,
+            refused=self._refused(X_pool, band),
             random_state=random_state,
         )
 
@@ -480,6 +483,12 @@ class OpenVAEClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TaskL
     def _class_proba(self, X: NDArray[np.float32]) -> Array:
         trained = self._trained()
         return trained.class_proba(*trained.encode(X))
+
+    def _refused(self, X: NDArray[np.float32], band) -> NDArray[np.bool_] | None:
+        """What the calibrated rejection calls unknown, where there are a band to keep to and records to calibrate by."""
+        if band is None or len(self.calibration_scores_) < 2:
+            return None
+        return self._outlier_proba(X, self.reject_by) >= 1 - self.reject_alpha
 
     def _outlier_proba(self, X: NDArray[np.float32], score: str) -> Array:
         check_choice("score", score, (*SCORES, "bound"))

@@ -1,7 +1,8 @@
 r"""Known or unknown? Two scores of a record, and one verdict with a promise.
 
 * The **latent** score: the distance of :math:`\mu(x)` to the mean :math:`\bar z_c` of the class c that the classifier says,
-  :math:`(\mu(x) - \bar z_c)^\top S^{-1} (\mu(x) - \bar z_c)` with S the covariance of latent means within classes (Lee et al. 2018).
+  :math:`(\mu(x) - \bar z_c)^\top S^{-1} (\mu(x) - \bar z_c)` with S the covariance of latent means within classes (Lee et al. 2018), shrunk
+  as in `replay.aggregate`.
   Foreign records often move along directions in which no known record varies; the cosine and Euclid's distance, by which the bounds
   of replay and queries measure, hardly see that.
 * The **reconstruction** score: how untypical the reconstruction error r(x) is *for that class*,

@@ -24,6 +24,7 @@ def select_exemplars(
     bound: Any = None,
     class_proba: ArrayLike | None = None,
     band: tuple[float, float] | None = None,
+    refused: ArrayLike | None = None,
     random_state: RandomState = None,
 ) -> NDArray[np.int64]:
     """Choose records to keep.
@@ -46,6 +47,8 @@ def select_exemplars(
         Offer only records with an outlier probability in this band under their own class, which needs `bound`:
         ``(0, 0.95)`` keeps foreign and mislabelled records out. "inverse_cdf" and "below_bound" use (0, 0.95) where none is
         given.
+    refused : array-like of bool, shape (n,), optional
+        Records that another judge calls foreign, as one that looks at reconstructions; their outlier probability counts as 1.
     random_state : int, SeedSequence, Generator, RandomState or None, default=None
 
     Returns
@@ -79,10 +82,14 @@ def select_exemplars(
             raise ValueError(f"method {method!r} with band {band} needs a fitted bound, got None")
         rule = BoundFilter(method, band)
     rng = as_generator(random_state)
+    w = None if bound is None else _own_outlier_proba(bound, Z, y)
+    if w is not None and refused is not None:
+        check_consistent_length(Z, refused)
+        w = np.where(np.asarray(refused, dtype=bool), 1.0, w)
     pool = Pool(
         Z,
         labels=y,
-        outlier_proba=None if bound is None else _own_outlier_proba(bound, Z, y),
+        outlier_proba=w,
         class_proba=None if class_proba is None else np.asarray(class_proba, dtype=float),
         bound=bound,
     )

@@ -285,6 +285,20 @@ def test_the_combination_sees_what_either_score_sees():
         assert np.mean(calibrated_combination(known, foreign) <= 0.05) > 0.99
 
 
+def test_few_calibration_records_suffice_to_refuse_what_is_far_out():
+    """40 records calibrate the combination; that the largest of them are beyond the other 40 must not hide foreign ones."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        known = rng.normal(size=(80, 2))
+        assert (calibrated_combination(known, [[8.0, 0.0], [0.0, 8.0]]) < 0.05).all()
+
+
+def test_equal_scores_have_no_tail():
+    p = calibrated_combination(np.ones((100, 2)), [[1.0, 1.0], [2.0, 1.0]])
+    assert p[0] == 1
+    assert p[1] == pytest.approx(1 / 51)
+
+
 def test_bad_input_of_combinations():
     with pytest.raises(ValueError, match=r"must lie in \(0, 1\], got 0"):
         combine_p_values([[0.0, 0.5]])

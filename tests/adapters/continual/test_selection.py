@@ -328,3 +328,17 @@ def test_bad_input_of_the_order():
         outlier_shares({"a": [np.nan]})
     with pytest.raises(ValueError, match="rule must be"):
         choose_task({"a": [0.1]}, "best")
+
+
+def test_what_another_judge_refuses_is_not_kept():
+    rng = np.random.default_rng(0)
+    Z, y = rng.normal(size=(200, 3)), np.repeat([0, 1], 100)
+    bound = WeibullBound("euclidean").fit(Z, y)
+    refused = np.arange(200) % 2 == 0
+    chosen = select_exemplars(
+        Z, y, 40, "k_means", bound=bound, band=(0, 0.95), refused=refused, random_state=0
+    )
+    assert len(chosen) == 40
+    assert not refused[chosen].any()
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        select_exemplars(Z, y, 40, bound=bound, band=(0, 0.95), refused=refused[:5])
