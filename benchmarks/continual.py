@@ -35,6 +35,7 @@ SEEDS = [10, 11, 12, 13, 14]  # settings were chosen on 0, 1 and 2
 TITLES = {
     "forgetting": "R1. Digits in five tasks: accuracy over all ten at the end, of the first two, of the last two",
     "open_set": "R2. Share called unknown where 5 % of the known may be",
+    "known_rejected": "Share of known records called unknown, nominally at most 5 %",
     "queries": "R3. 300 questions to a pool of which half is foreign",
     "exemplars": "R4. 200 exemplars out of 2,000 records",
     "orders": "R5. Order of tasks: accuracy over the classes seen, at the end and on average over tasks",
