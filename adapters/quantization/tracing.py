@@ -102,6 +102,8 @@ def trace(model: nn.Module) -> fx.GraphModule:
         graph.erase_node(extra)
     _without_overwriting(traced)
     _check_layers(traced)
+    for node in graph.nodes:
+        node.type = None  # an annotation; one that is a string cannot be pickled
     graph.eliminate_dead_code()
     graph.lint()
     traced.recompile()

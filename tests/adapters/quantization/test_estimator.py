@@ -19,6 +19,7 @@ from statml.adapters import (
     SyntheticImagesDisplay,
 )
 from statml.adapters.quantization import Rounding, allocate_bits, storage
+from statml.adapters.quantization.networks import resnet8
 from statml.adapters.quantization.quantizers import QuantizedLayer
 from torch import nn
 
@@ -279,6 +280,13 @@ def test_a_fitted_quantizer_is_pickled_and_copied(quantizer, digits):
     expected = quantizer.decision_function(X)
     for other in (pickle.loads(pickle.dumps(quantizer)), copy.deepcopy(quantizer)):
         assert np.array_equal(other.decision_function(X), expected)
+
+
+def test_networks_with_annotations_in_strings_are_pickled_too():
+    X = np.random.default_rng(0).standard_normal((4, 1, 28, 28)).astype(np.float32)
+    quantizer = GenieQuantizer(8, 8, method="rtn-mse").fit(resnet8("fashion-mnist"), X)
+    restored = pickle.loads(pickle.dumps(quantizer))
+    assert np.array_equal(restored.decision_function(X), quantizer.decision_function(X))
 
 
 def test_a_killed_fit_goes_on_from_its_folder(small_net, tmp_path, monkeypatch, digits):
