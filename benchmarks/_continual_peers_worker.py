@@ -267,8 +267,8 @@ def _convolutions() -> nn.Module:
 
 # --- the cost of a step ------------------------------------------------------------------------------
 
-ROUNDS = 7
-MANY, FEW = 250, 50  # steps; their difference is free of what is done once
+ROUNDS = 5
+MANY, FEW = 160, 32  # steps; their difference is free of what is done once
 
 
 def steps(seed: int) -> list[dict]:

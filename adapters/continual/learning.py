@@ -97,7 +97,7 @@ class TaskLearner(NetClassifier):
             For NaN, values outside [0, 1] under the Bernoulli likelihood, another shape or another kind of label than the
             first task's, or one record only.
         """
-        first = not hasattr(self, "n_tasks_")
+        first = not getattr(self, "n_tasks_", 0)  # nor after a first task that broke off
         X, y, weight = self._check_task(X, y, sample_weight, first)
         if first:
             self._begin(X)

@@ -411,3 +411,20 @@ def test_a_class_with_too_few_records_leans_on_the_others(digits):
     chosen = np.concatenate([few, np.flatnonzero(np.isin(y, (1, 2)))])
     with pytest.warns(UserWarning, match="too few correctly classified records of class 0"):
         OpenVAEClassifier(**SMALL).fit(X[chosen], y[chosen])
+
+
+def test_a_first_task_that_broke_off_can_be_begun_again(digits, monkeypatch):
+    X, y, *_ = digits
+    chosen = y < 3
+    model = OpenVAEClassifier(**SMALL | {"max_steps": 10})
+
+    def broken(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenVAEClassifier, "_train", broken)
+        with pytest.raises(KeyboardInterrupt):
+            model.partial_fit(X[chosen], y[chosen])
+    again = model.partial_fit(X[chosen], y[chosen])
+    fresh = OpenVAEClassifier(**SMALL | {"max_steps": 10}).partial_fit(X[chosen], y[chosen])
+    np.testing.assert_array_equal(again.predict_proba(X), fresh.predict_proba(X))
