@@ -21,7 +21,7 @@ _library = torch.library.Library("torchvision", "DEF")
 _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
-from _continual_studies import OPEN_SET_STEPS, SMALL, digits, foreign_sets
+from _continual_studies import SCORES, SMALL, digits, foreign_sets
 from statml.adapters import OpenVAEClassifier
 from statml.adapters.continual.vae import VAE, kl_divergence, mlp_coder
 
@@ -29,6 +29,8 @@ TASKS = [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
 STEPS = 500  # of a task
 BATCH = 128
 MEMORY = 200
+OPEN_SET_STEPS = {"clothes": 1500, "digits": 800}
+FOREIGN = ("digits", "inverted digits", "clothes", "inverted clothes", "noise")
 
 
 # --- learners ----------------------------------------------------------------------------------------
@@ -175,33 +177,31 @@ AVALANCHE = {  # name: strategy of a model, stored records
 }
 
 
-# --- detectors ---------------------------------------------------------------------------------------
+# --- the open set ------------------------------------------------------------------------------------
 
 
-def detectors(seed: int) -> list[dict]:
-    """Foreign images found at 5 % rejected known ones: pytorch-ood's detectors on a network of the same encoder."""
+def open_set(seed: int) -> list[dict]:
+    """Foreign images found at 5 % rejected known ones: pytorch-ood's detectors on a network of the same encoder, and statml."""
     rows = []
-    for known in ("clothes", "digits"):
+    for known, n_steps in OPEN_SET_STEPS.items():
         X, y, X_test, foreign = foreign_sets(known, seed)
         judges = {
             f"pytorch-ood, {name}": judge
-            for name, judge in _pytorch_ood(X, torch.from_numpy(y), seed).items()
+            for name, judge in _pytorch_ood(X, torch.from_numpy(y), n_steps, seed).items()
         }
-        model = OpenVAEClassifier(
-            "conv", max_steps=OPEN_SET_STEPS, random_state=seed, progress=False
-        )
+        model = OpenVAEClassifier("conv", max_steps=n_steps, random_state=seed, progress=False)
         model.fit(X, y)
-        for score in ("latent", "reconstruction", "combined"):
+        for score in SCORES:
             judges[f"OpenVAEClassifier, {score}"] = partial(_refused, model, score)
         for name, judge in judges.items():
-            shares = [float(judge(images).mean()) for images in foreign.values()]
+            shares = {set_: float(judge(images).mean()) for set_, images in foreign.items()}
             rows.append(
                 {
                     "trained on": known,
                     "detector": name,
                     "known": float(judge(X_test).mean()),
-                    "worst foreign set": min(shares),
-                    "mean of the sets": float(np.mean(shares)),
+                    **{set_: shares.get(set_, float("nan")) for set_ in FOREIGN},
+                    "worst": min(shares.values()),
                 }
             )
     return rows
@@ -211,7 +211,7 @@ def _refused(model: OpenVAEClassifier, score: str, images: np.ndarray) -> np.nda
     return model.outlier_proba(images, score) >= 0.95
 
 
-def _pytorch_ood(X: np.ndarray, y: torch.Tensor, seed: int) -> dict:
+def _pytorch_ood(X: np.ndarray, y: torch.Tensor, n_steps: int, seed: int) -> dict:
     """Judges by name: images to whether they score beyond 95 % of a tenth of X that was held out."""
     from pytorch_ood import detector
 
@@ -226,7 +226,7 @@ def _pytorch_ood(X: np.ndarray, y: torch.Tensor, seed: int) -> dict:
         lambda x, labels: nn.functional.cross_entropy(net(x), labels),
         images[train],
         y[train],
-        OPEN_SET_STEPS,
+        n_steps,
     )
     net.eval()
     parts = train.split(500)
@@ -357,12 +357,9 @@ def _loop(net: nn.Module, loss_of, X, y, n: int) -> None:
             done += 1
 
 
-PARTS = {"learners": learners, "detectors": detectors, "steps": steps}
+PARTS = {"open_set": open_set, "learners": learners, "steps": steps}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    rows = []
-    for given in sys.argv[2:]:
-        rows += [row | {"seed": int(given)} for row in PARTS[sys.argv[1]](int(given))]
-    print(json.dumps(rows))
+    print(json.dumps(PARTS[sys.argv[1]](int(sys.argv[2]))))

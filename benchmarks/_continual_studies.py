@@ -83,9 +83,6 @@ def _scores(tasks: ContinualEvaluator, model, seed: int, orders=None) -> dict:
 # --- R2: the open set --------------------------------------------------------------------------------
 
 
-OPEN_SET_STEPS = 1000
-
-
 def foreign_sets(known: str, seed: int):
     """Training images and classes of what is known, test images of it, and sets of foreign images by name; 28 x 28."""
     if known == "clothes":
@@ -100,21 +97,6 @@ def foreign_sets(known: str, seed: int):
         foreign = {"clothes": other, "inverted clothes": 1 - other, "inverted digits": 1 - X_test}
     foreign["noise"] = np.random.default_rng(seed).random((1000, 28, 28), dtype=np.float32)
     return X, y, X_test, foreign
-
-
-def open_set(seed: int) -> list[dict]:
-    """Share of foreign images that each score finds where it rejects 5 % of the known."""
-    rows = []
-    for known in ("clothes", "digits"):
-        X, y, X_test, foreign = foreign_sets(known, seed)
-        model = OpenVAEClassifier(
-            "conv", max_steps=OPEN_SET_STEPS, random_state=seed, progress=False
-        )
-        model.fit(X, y)
-        for name, images in {"known": X_test, **foreign}.items():
-            found = {s: float((model.outlier_proba(images, s) >= 1 - ALPHA).mean()) for s in SCORES}
-            rows.append({"trained on": known, "set": name, **found})
-    return rows
 
 
 def known_rejected(seed: int) -> list[dict]:
