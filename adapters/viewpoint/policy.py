@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
     from .environment import ActiveClassificationEnv
 
+EXPERT_ASPECTS = (-20.0, 0.0, 20.0)  # degrees: where targets hide each other, one of them is free
 SHIPPED = Path(__file__).parent / "weights" / "viewpoint_policy.safetensors"
 
 
@@ -73,7 +74,8 @@ class ViewpointPolicy(BaseEstimator, Policy):
         Decisions of the second stage, over all environments; rounded up to whole iterations of ``n_envs * n_steps``.
         0 leaves the imitation.
     warm_start : {"greedy", None} or policy, default="greedy"
-        The expert of the first stage: `GreedyInformationPolicy`, or one with its interface. None starts from random weights.
+        The expert of the first stage: `GreedyInformationPolicy` that looks at a target from the front and from 20 degrees to either side; or a policy with
+        its interface. None starts from random weights.
     warm_start_steps : int, default=140_000
         Decisions of the first stage.
     n_envs : int, default=128
@@ -309,7 +311,9 @@ class ViewpointPolicy(BaseEstimator, Policy):
         check_progress(self.progress)
 
     def _expert(self) -> Policy:
-        return GreedyInformationPolicy() if self.warm_start == "greedy" else self.warm_start
+        if self.warm_start == "greedy":
+            return GreedyInformationPolicy(aspects=EXPERT_ASPECTS)
+        return self.warm_start
 
     def _make_network(self) -> ActorCritic:
         spec = self.env_spec_
