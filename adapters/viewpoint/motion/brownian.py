@@ -31,7 +31,7 @@ class BrownianMotion:
             squared_distances(ahead, ahead, crowd.active),
             squared_distances(ahead, places, crowd.active),
         ).min(-1)
-        stays = outside | (near < SPACING**2)
+        stays = outside | (near < SPACING**2) | ~crowd.active
         heading = wrap(crowd.targets[..., 2] + TURN * jitter[..., 2])
         moved = np.where(stays[..., None], places, ahead)
         return np.concatenate([moved, heading[..., None]], -1), crowd.velocities, {}

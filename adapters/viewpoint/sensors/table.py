@@ -33,8 +33,8 @@ class TableSensor:
     Examples
     --------
     >>> import numpy as np
-    >>> from statml.adapters.viewpoint import AnalyticSensor, TableSensor
-    >>> table = TableSensor.from_sensor(AnalyticSensor(), n_classes=6, random_state=0)
+    >>> from statml.adapters.viewpoint import NoisySensor, TableSensor
+    >>> table = TableSensor.from_sensor(NoisySensor(), n_classes=6, random_state=0)
     >>> near, far = np.array([2.5, 0.0, np.pi]), np.array([6.0, 0.0, np.pi])
     >>> bool(table.quality(near, 6) > 0.2 > table.quality(far, 6))
     True
@@ -62,8 +62,8 @@ class TableSensor:
     ) -> TableSensor:
         """The table of logged looks.
 
-        Each look counts for its nearest node, with its probability vector as soft labels; `smoothing` looks of a uniform vector are added to
-        every row, so that rows never seen are uniform.
+        Each look counts for its nearest node, and its label is its most probable class; `smoothing` looks spread over all labels are added
+        to every row, so that rows never seen are uniform.
 
         Parameters
         ----------
@@ -86,7 +86,7 @@ class TableSensor:
         i = np.abs(distance[:, None] - distances).argmin(-1)
         j = np.abs(np.degrees(np.abs(aspect))[:, None] - aspects).argmin(-1)
         table = np.full((len(distances), len(aspects), k, k), smoothing / k)
-        np.add.at(table, (i, j, np.asarray(classes, int)), p)
+        np.add.at(table, (i, j, np.asarray(classes, int), p.argmax(-1)), 1.0)
         return cls(table / table.sum(-1, keepdims=True), distances, aspects)
 
     @classmethod
