@@ -75,6 +75,8 @@ class _Seeded:
 
 
 def _with_interval(values: pd.Series) -> str:
+    if values.isna().all():
+        return ""
     if len(values) < 2:
         return f"{values.mean():.3f}"
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
