@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 from statml.adapters import GenieQuantizer
 from statml.adapters.quantization.equalization import equalize
-from statml.adapters.quantization.networks import as_input, mobilenet_v2
+from statml.adapters.quantization.networks import INPUT_STATS, as_input, mobilenet_v2
 from statml.adapters.quantization.onnx_export import build_model, export_onnx
 from statml.adapters.quantization.runtime import open_session, run_session
 from statml.adapters.quantization.sum_rounding import keep_sums
@@ -64,13 +64,17 @@ with torch.no_grad():
 # -------------------------
 # A quantised tensor needs a step, and a step needs to know what values occur. Batch normalisations remember the mean and deviation of every channel over
 # the training images. So we learn a handful of images whose statistics match those (`GenieQuantizer` with ``data="dba"``: the pixels themselves are
-# learnt; four images and ten iterations, to keep this page quick; the other methods are in the first tutorial).
+# learnt; four images and ten iterations, to keep this page quick; the other methods are in the first tutorial). One more thing is known without data:
+# pixels lie between black and white. Said in ``input_stats``, it keeps the step of the input as small as it can be.
 #
 # Two things that cost nothing come beside it. `equalize` rescales channels so that those which share a step have like ranges: ReLU allows it, and the
 # network computes the same. `keep_sums` rounds a few weights the other way, so that the errors of a kernel add up to nothing on smooth inputs.
 
-how = {"placement": "deployable", "method": "rtn-mse", "data": "dba", "n_samples": 4}
-how |= {"distill_batch": 4, "distill_iter": 10, "random_state": 0, "progress": False}
+mean, std = (np.array(numbers) for numbers in INPUT_STATS["imagenet"])
+pixels = (0.0, 1.0, (-mean / std).min(), ((1 - mean) / std).max())  # mean, deviation, black, white
+how = {"placement": "deployable", "method": "rtn-mse", "data": "dba", "input_stats": pixels}
+how |= {"n_samples": 4, "distill_batch": 4, "distill_iter": 10}
+how |= {"random_state": 0, "progress": False}
 eight = GenieQuantizer(8, 8, **how).fit(equalize(network), input_shape=(3, 224, 224))
 images = eight.synthetic_data_
 plain = GenieQuantizer(8, 8, **how).fit(network, images)
