@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,9 +57,7 @@ class Policy:
         scene = getattr(env, "scene", env)
         if scene.action != "displacement":
             raise ValueError(f'env must have action="displacement", got "{scene.action}"')
-        # a scene of its own: the caller's episode stays as it is
-        scene = Scene.__new__(Scene)
-        scene.__dict__.update(getattr(env, "scene", env).__dict__)
+        scene = copy(scene)  # the caller's episode stays as it is
         scenario = scene.draw(draw_keys(random_state, check_integer("n_episodes", n_episodes, 1)))
         return float(run_episodes(self, scene, scenario)["fraction"].mean())
 

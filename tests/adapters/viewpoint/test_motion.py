@@ -153,13 +153,18 @@ def test_walkers_keep_their_speed_limit_reach_goals_and_avoid_each_other():
     goals = scenario.motion["goals"].copy()
     limit = 1.3 * scenario.motion["desired"]
     scene.set_scenario(scenario)
-    changed = np.zeros((30, 6), bool)
+    changed, nearest = np.zeros((30, 6), bool), np.inf
     for _ in range(120):
         scene.step(np.zeros((30, 3)))
         speed = np.hypot(scene.velocities[..., 0], scene.velocities[..., 1])
         assert (speed <= limit + 1e-9).all()
         changed |= (scene._motion_state["goals"] != goals).any(-1)
+        gaps = np.hypot(
+            *np.moveaxis(scene.targets[:, :, None, :2] - scene.targets[:, None, :, :2], -1, 0)
+        )
+        nearest = min(nearest, gaps[:, ~np.eye(6, dtype=bool)].min())
     assert changed.mean() > 0.8  # 30 s are enough to arrive almost anywhere
+    assert nearest > 1.2  # two discs
 
 
 def test_the_social_force_is_minus_the_potentials_gradient():
@@ -181,9 +186,9 @@ def test_the_social_force_is_minus_the_potentials_gradient():
     ]
     ahead = -r / np.hypot(*r)  # walker 0 wants to go to where walker 1 is: it sees it
     direction = np.array([[ahead, -ahead]])
-    force = _repulsion(places, velocities, direction, np.ones((1, 2), bool))
+    force = _repulsion(places, velocities, direction, np.ones((1, 2), bool), 2.1, 0.3)
     np.testing.assert_allclose(force[0, 0], -np.array(gradient), rtol=1e-6)
-    behind = _repulsion(places, velocities, -direction, np.ones((1, 2), bool))
+    behind = _repulsion(places, velocities, -direction, np.ones((1, 2), bool), 2.1, 0.3)
     np.testing.assert_allclose(behind[0, 0], force[0, 0] / 2)
 
 
