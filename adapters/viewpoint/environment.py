@@ -127,6 +127,21 @@ class ActiveClassificationEnv(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        """Start an episode.
+
+        Parameters
+        ----------
+        seed : int, default=None
+            Seeds this episode and all that follow. None: goes on in the stream.
+        options : dict, default=None
+            ``{"scenario": scenario}`` starts that ``Scenario`` of one episode.
+
+        Returns
+        -------
+        observation : dict
+        info : dict
+            `n_targets`, `n_classified` and `n_right`, the number classified rightly.
+        """
         super().reset(seed=seed)
         scenario = (options or {}).get("scenario")
         if scenario is None:
@@ -139,6 +154,29 @@ class ActiveClassificationEnv(gymnasium.Env):
     def step(
         self, action: np.ndarray
     ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, int]]:
+        """Fly one decision of `dt` seconds.
+
+        Parameters
+        ----------
+        action : array of shape (3,) or int
+            A displacement in [-1, 1], or a candidate choice.
+
+        Returns
+        -------
+        observation : dict
+        reward : float
+        terminated : bool
+            All targets are classified.
+        truncated : bool
+            The horizon is reached with targets left.
+        info : dict
+            As of ``reset``.
+
+        Raises
+        ------
+        ValueError
+            If the action is NaN, out of bounds, or chooses a target that is padding.
+        """
         result = self.scene.step(np.asarray(action)[None])
         return (
             self._observation(),

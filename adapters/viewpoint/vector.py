@@ -68,6 +68,21 @@ class ActiveClassificationVectorEnv(VectorEnv):
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Start an episode in every environment.
+
+        Parameters
+        ----------
+        seed : int or sequence of int, default=None
+            ``seed + i`` seeds environment i, or one each. None: every stream goes on.
+        options : dict, default=None
+            ``{"scenario": scenario}`` starts that ``Scenario`` of `num_envs` episodes.
+
+        Returns
+        -------
+        observations : dict of arrays, first axis `num_envs`
+        infos : dict
+            Arrays `n_targets`, `n_classified`, `n_right`, and gymnasium's masks of the same names with an underscore.
+        """
         if seed is not None or self._generators is None:
             self._generators = [seeding.np_random(one)[0] for one in self._seeds(seed)]
         scenario = (options or {}).get("scenario")
@@ -84,6 +99,7 @@ class ActiveClassificationVectorEnv(VectorEnv):
     def step(
         self, actions: np.ndarray
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Fly one decision everywhere; see ``ActiveClassificationEnv.step``, and the notes above on endings."""
         result = self.scene.step(actions)
         ended = result.done_all | result.timed_out
         if not ended.any():

@@ -52,7 +52,8 @@ class GreedyInformationPolicy(Policy):
         Factor on the rate of the target pursued already.
     aspects : sequence of float, default=(0.0,)
         Angles of the viewpoints from the front, degrees. More than the front alone helps where targets hide each other for long:
-        with ``(-20, -10, 0, 10, 20)`` it classifies all of six static targets in 97 of 100 episodes instead of 80, for twice the time.
+        with ``(-20, -10, 0, 10, 20)`` it classified all of six static targets in 297 of 300 episodes instead of 247, for twice the
+        computing time.
     sensor : Sensor, default=None
         The sensor that the policy believes in, with a method ``quality``. None: the scene's own. For a black box, give a ``TableSensor`` made
         from logged looks.

@@ -1,6 +1,8 @@
 """The scene: rewards, times, freezing, scenarios, refusals; a scalar program of its own beside the batch."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -508,3 +510,18 @@ def test_a_scalar_program_gives_the_same_numbers():
             if result.done_all[0]:
                 break
         assert moved > 5
+
+
+def test_scenes_and_baselines_need_numpy_alone():
+    code = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("gymnasium", "torch", "stable_baselines3", "piqp", "osqp"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+from statml.adapters.viewpoint import GreedyInformationPolicy, PredictProbaSensor, Scene
+print(GreedyInformationPolicy().score(Scene(n_targets=1), n_episodes=3))
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(out.stdout) > 0.5
