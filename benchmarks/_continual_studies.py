@@ -58,16 +58,6 @@ def forgetting(seed: int) -> list[dict]:
     for replay in REPLAYS:
         model = OpenVAEClassifier(replay=replay, max_steps=500, calibration=0, **SMALL)
         rows.append({"replay": replay, **_scores(tasks, model, seed)})
-    for name, strength in (("ewc", 100.0), ("lwf", 1.0)):
-        model = OpenVAEClassifier(
-            replay="none",
-            regularization=name,
-            regularization_strength=strength,
-            max_steps=500,
-            calibration=0,
-            **SMALL,
-        )
-        rows.append({"replay": name, **_scores(tasks, model, seed)})
     return rows
 
 

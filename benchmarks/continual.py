@@ -46,32 +46,26 @@ def study(name: str, seeds: list[int], keep: Path | None) -> None:
     """Run a study for every seed and print what came out."""
     import _continual_studies
 
-    from statml.parallel import parallel_map
-
-    results = parallel_map(
-        _Seeded(getattr(_continual_studies, name)),
-        seeds,
-        random_state=0,
-        checkpoint_dir=None if keep is None else keep / name,
-        description=name,
-    )
-    frame = pd.DataFrame(
-        [row | {"seed": s} for s, rows in zip(seeds, results, strict=True) for row in rows]
-    )
+    frame = _over_seeds(name, getattr(_continual_studies, name), seeds, keep)
     _print_study(TITLES[name], frame)
     if name == "forgetting":
         _paired_steps(frame)
 
 
-class _Seeded:
-    """A study as a function of a parallel task; all randomness is in the seed."""
-
-    def __init__(self, function):
-        self.function = function
-        self.__qualname__ = function.__qualname__
-
-    def __call__(self, seed, _rng):
-        return self.function(seed)
+def _over_seeds(name: str, function, seeds: list[int], keep: Path | None) -> pd.DataFrame:
+    """Rows of all seeds; those of finished seeds are kept, and taken, in a folder if one is given."""
+    frames = []
+    for seed in seeds:
+        kept = None if keep is None else keep / f"{name}-{seed}.json"
+        if kept is not None and kept.exists():
+            rows = json.loads(kept.read_text())
+        else:
+            rows = function(seed)
+            if kept is not None:
+                keep.mkdir(parents=True, exist_ok=True)
+                kept.write_text(json.dumps(rows))
+        frames.append(pd.DataFrame(rows).assign(seed=seed))
+    return pd.concat(frames)
 
 
 def _with_interval(values: pd.Series) -> str:
@@ -148,20 +142,13 @@ PACKAGES = (  # torchvision's binary wants another build of torch: the worker go
 def peers(name: str, seeds: list[int], keep: Path | None) -> None:
     """Run a part of the worker for every seed and print what came out."""
     worker = Path(__file__).parent / "_continual_peers_worker.py"
-    frames = []
-    for seed in seeds:
-        kept = None if keep is None else keep / f"{name}-{seed}.json"
-        if kept is None or not kept.exists():
-            command = [_peers_environment(), "-W", "ignore", worker, name, str(seed)]
-            out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            rows = json.loads(out.stdout.splitlines()[-1])
-            if kept is not None:
-                keep.mkdir(parents=True, exist_ok=True)
-                kept.write_text(json.dumps(rows))
-        else:
-            rows = json.loads(kept.read_text())
-        frames.append(pd.DataFrame(rows).assign(seed=seed))
-    _print_study(PEER_TITLES[name], pd.concat(frames))
+
+    def rows_of(seed: int) -> list[dict]:
+        command = [_peers_environment(), "-W", "ignore", worker, name, str(seed)]
+        out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        return json.loads(out.stdout.splitlines()[-1])
+
+    _print_study(PEER_TITLES[name], _over_seeds(name, rows_of, seeds, keep))
 
 
 def _peers_environment() -> Path:
