@@ -9,6 +9,7 @@ from statml.adapters.viewpoint import (
     DigitPlateRenderer,
     NoisySensor,
     PredictProbaSensor,
+    Scenario,
     Scene,
     TableSensor,
     fit_sensor,
@@ -274,6 +275,35 @@ def test_the_expert_plans_with_a_table_of_a_black_box(digits):
     table = TableSensor.from_sensor(digits, 6, 5000, random_state=0)
     result = run_episodes(GreedyInformationPolicy(sensor=table), scene, scenario)
     assert result["fraction"].mean() > 0.8
+
+
+def stare(sensor, fusion, distance, degrees, m=800):
+    """Forty looks at each of m targets from one pose: how many are declared at 95 %, and how many of these rightly."""
+    scene = Scene(1, sensor=sensor, fusion=fusion, horizon=40, target_motion="static")
+    scenario = Scenario.placed(
+        np.zeros((m, 3)),
+        [[distance, 0, np.pi - np.radians(degrees)]],
+        6,
+        classes=(np.arange(m) % 6)[:, None],
+        random_state=8,
+    )
+    scene.set_scenario(scenario)
+    for _ in range(40):
+        scene.step(np.zeros((m, 3)))
+    return scene.tracked.sum(), scene.declared_right().sum()
+
+
+def test_staring_at_digits_deceives_the_product_and_not_the_pose_discount(digits):
+    """Looks from one pose at one handwriting repeat each other: 95 % by the product is right far less often."""
+    fitted = fit_sensor(digits, n_classes=6, n_looks=4000, random_state=1)
+    declared, right = stare(fitted, "product", 5.0, 65.0)
+    assert declared > 700
+    assert proportion_confint(right, declared, method="wilson")[1] < 0.85
+    poses = [(3.0, 0.0), (5.0, 50.0), (5.0, 65.0), (8.0, 30.0)]
+    counts = np.array([stare(fitted, "pose_discount", *pose) for pose in poses])
+    declared, right = counts.sum(0)
+    assert declared > 300
+    assert right / declared > 0.95 - 3 * np.sqrt(0.95 * 0.05 / declared)
 
 
 # --- reliability
