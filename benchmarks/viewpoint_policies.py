@@ -46,7 +46,7 @@ SHIPPED_SETTINGS = {
     "learning_rate": 5e-4,
     "random_state": 0,
 }
-SMALL = {"warm_start_steps": 98_304, "total_steps": 400_000}
+SMALL = {"warm_start_steps": 98_304, "total_steps": 196_608, "learning_rate": 5e-4}
 
 CASES = {
     "16x16 m, N=6": {"n_targets": 6},
@@ -65,6 +65,15 @@ BASELINES = {
     "greedy (knows the sensor)": GreedyInformationPolicy(),
     "nearest, from the front": NearestFrontalPolicy(),
     "tour": TourPolicy(),
+}
+
+VARIANTS = {
+    "set_transformer": {},
+    "deepsets": {"arch": "deepsets"},
+    "mlp": {"arch": "mlp"},
+    "lstm": {"arch": "lstm"},
+    "set_transformer, imitation alone": {"total_steps": 0},
+    "set_transformer, no warm start": {"warm_start": None},
 }
 
 
@@ -99,22 +108,14 @@ def policies() -> None:
 # --- its parts ----------------------------------------------------------------------------------------
 
 
-def ablations(seeds: tuple[int, ...] = (0, 1)) -> None:
+def ablations(names: tuple[str, ...] = tuple(VARIANTS), seeds: tuple[int, ...] = (0, 1)) -> None:
     """Architectures, and each stage alone, at one smaller budget; every training seed on the same scenarios."""
-    variants = {
-        "set_transformer": {},
-        "deepsets": {"arch": "deepsets"},
-        "mlp": {"arch": "mlp"},
-        "lstm": {"arch": "lstm"},
-        "set_transformer, imitation alone": {"total_steps": 0},
-        "set_transformer, no warm start": {"warm_start": None},
-    }
     fitted, rows = {}, {}
     for seed in seeds:
-        for name, changed in variants.items():
+        for name in names:
             start = time.process_time()
             policy = ViewpointPolicy(
-                **{**SMALL, **changed},
+                **{**SMALL, **VARIANTS[name]},
                 random_state=seed,
                 n_threads=1,
                 checkpoint_dir=KEPT / f"{name}, seed {seed}",
@@ -130,7 +131,7 @@ def ablations(seeds: tuple[int, ...] = (0, 1)) -> None:
     results = evaluate({**fitted, **BASELINES}, scene, 300, random_state=REPORT)
     show("16x16 m, N=6, 300 scenarios", figures(results))
     for seed in seeds:
-        rivals = [f"{name}, seed {seed}" for name in list(variants)[1:]]
+        rivals = [f"{name}, seed {seed}" for name in names[1:]]
         show(
             f"set_transformer, seed {seed}, minus the others",
             differences(results, f"set_transformer, seed {seed}", [*rivals, *BASELINES]),

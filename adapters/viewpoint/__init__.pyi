@@ -57,6 +57,9 @@ from .mpc import (
 from .policy import (
     ViewpointPolicy as ViewpointPolicy,
 )
+from .ppo import (
+    export_sb3_env as export_sb3_env,
+)
 from .results import (
     ViewpointResults as ViewpointResults,
 )

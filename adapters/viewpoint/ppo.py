@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -27,6 +27,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from .networks import ActorCritic
+
+if TYPE_CHECKING:
+    from .environment import ActiveClassificationEnv
 
 ALGORITHMS = {"ppo": PPO, "a2c": A2C}
 VALUE_FIRST = 8  # iterations in which the critic learns and a warm-started actor does not
@@ -155,6 +158,31 @@ class SceneVecEnv(VecEnv):
 
     def env_is_wrapped(self, wrapper_class, indices=None) -> list[bool]:
         return [False for _ in self._get_indices(indices)]
+
+
+def export_sb3_env(env: ActiveClassificationEnv, num_envs: int = 128) -> SceneVecEnv:
+    """An environment for stable-baselines3, over one batched scene: for its other algorithms, or a network of one's own.
+
+    Parameters
+    ----------
+    env : ActiveClassificationEnv
+    num_envs : int, default=128
+        Episodes at a time.
+
+    Returns
+    -------
+    SceneVecEnv
+
+    Examples
+    --------
+    >>> from stable_baselines3 import A2C
+    >>> from statml.adapters.viewpoint import ActiveClassificationEnv, export_sb3_env
+    >>> env = export_sb3_env(ActiveClassificationEnv(n_targets=2), num_envs=16)
+    >>> model = A2C("MultiInputPolicy", env, n_steps=5, device="cpu").learn(80)
+    >>> model.num_timesteps
+    80
+    """
+    return SceneVecEnv(env.vector(num_envs))
 
 
 class SetPolicy(ActorCriticPolicy):
