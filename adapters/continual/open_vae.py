@@ -71,7 +71,8 @@ class OpenVAEClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TaskL
     introspection : float >= 0, default=0.0
         Weight of the adversarial terms of an introspective autoencoder (IntroVAE, see `training`); the literature has 0.25.
     encoder, decoder : torch Module or None, default=None
-        In place of the architecture's: from a record to features, and from (n, latent_dim) to a record.
+        In place of the architecture's: from a record to features, and from (n, latent_dim) to a record (under "pixelcnn": to 60
+        channels of its height and width).
     replay : {"aggregate", "openset", "prior", "exemplar", "joint", "none"} or function, default="aggregate"
         What stands in for earlier tasks: draws from each class's aggregate posterior, draws from the prior inside the bound
         (the paper's), any draws from the prior, `memory_size` stored records, all records (the upper bound of continual
