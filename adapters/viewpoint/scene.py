@@ -173,6 +173,8 @@ class Scene:
     @property
     def episodes(self) -> int:
         """E."""
+        if not hasattr(self, "time"):
+            raise RuntimeError("the scene has no episodes yet: call reset or set_scenario first")
         return len(self.time)
 
     # --- starts

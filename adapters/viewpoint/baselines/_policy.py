@@ -31,7 +31,35 @@ class Policy:
     def reset(self, episodes: int) -> None:
         """Forget, and be ready for `episodes` new ones."""
 
-    def predict(self, observation: dict[str, np.ndarray], scene: Scene | None = None) -> np.ndarray:
+    def predict(
+        self, observation: dict[str, np.ndarray] | None, scene: Scene | None = None
+    ) -> np.ndarray:
+        """Displacement actions.
+
+        Parameters
+        ----------
+        observation : dict
+            "targets" (E, N, F) and "mask" (E, N); or those of a single environment, (N, F) and (N,). None for a policy that needs the scene
+            alone.
+        scene : Scene, default=None
+            For policies with ``needs_scene``: the scene that the observation is of, such as ``env.scene``.
+
+        Returns
+        -------
+        array of shape (E, 3), or (3,) for a single environment
+            In [-1, 1]; zero where nothing is left to do.
+        """
+        if self.needs_scene and scene is None:
+            raise ValueError(
+                f"scene must be given to {type(self).__name__}.predict, such as env.scene, got None"
+            )
+        if observation is not None and np.ndim(observation["targets"]) == 2:
+            batch = {name: np.asarray(part)[None] for name, part in observation.items()}
+            return self._act(batch, scene)[0]
+        return self._act(observation, scene)
+
+    def _act(self, observation: dict[str, np.ndarray] | None, scene: Scene | None) -> np.ndarray:
+        """Actions (E, 3) for a batch."""
         raise NotImplementedError
 
     def score(

@@ -87,8 +87,7 @@ class GreedyInformationPolicy(Policy):
     def reset(self, episodes: int) -> None:
         self._target = np.full(episodes, -1)
 
-    def predict(self, observation: dict[str, np.ndarray], scene: Scene) -> np.ndarray:
-        """Displacement actions (E, 3); zero where no target is open."""
+    def _act(self, observation, scene) -> np.ndarray:
         if len(getattr(self, "_target", ())) != scene.episodes:
             self.reset(scene.episodes)
         open_ = scene.active & ~scene.tracked

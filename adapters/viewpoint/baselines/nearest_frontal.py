@@ -35,7 +35,7 @@ class NearestFrontalPolicy(Policy):
     def reset(self, episodes: int) -> None:
         self._target = np.full(episodes, -1)
 
-    def predict(self, observation, scene=None) -> np.ndarray:
+    def _act(self, observation, scene) -> np.ndarray:
         rows, mask = observation["targets"].astype(float), observation["mask"].astype(bool)
         if len(getattr(self, "_target", ())) != len(mask):
             self.reset(len(mask))

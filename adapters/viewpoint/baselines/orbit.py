@@ -7,7 +7,6 @@ import numpy as np
 from statml._validation import check_number
 
 from ..geometry import MAX_SPEED, steer
-from ..scene import Scene
 from ._policy import Policy
 
 
@@ -31,8 +30,7 @@ class OrbitPolicy(Policy):
     def __init__(self, radius: float = 0.6):
         self.radius = check_number("radius", radius, 0, 1, low_open=True, high_open=True)
 
-    def predict(self, observation: dict[str, np.ndarray], scene: Scene) -> np.ndarray:
-        """Displacement actions (E, 3)."""
+    def _act(self, observation, scene) -> np.ndarray:
         radius = self.radius * scene.side
         # aim a full step ahead on the circle, counter-clockwise
         angle = np.arctan2(scene.drone[:, 1], scene.drone[:, 0]) + MAX_SPEED * scene.dt / radius

@@ -29,7 +29,7 @@ class RandomPolicy(Policy):
     def reset(self, episodes: int) -> None:
         self._generator = as_generator(self.random_state)
 
-    def predict(self, observation, scene=None) -> np.ndarray:
+    def _act(self, observation, scene) -> np.ndarray:
         if not hasattr(self, "_generator"):
             self.reset(len(observation["mask"]))
         return self._generator.uniform(-1, 1, (len(observation["mask"]), 3))

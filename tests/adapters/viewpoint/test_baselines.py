@@ -165,6 +165,18 @@ def test_every_policy_acts_within_bounds_repeats_itself_and_scores(policy):
     assert type(policy).__name__ in repr(policy)
 
 
+def test_a_single_environment_is_a_batch_of_one():
+    env = ActiveClassificationEnv(n_targets=3)
+    observation, _ = env.reset(seed=2)
+    batch = {name: part[None] for name, part in observation.items()}
+    for policy in (NearestFrontalPolicy(), TourPolicy(), GreedyInformationPolicy(), OrbitPolicy()):
+        one = policy.predict(observation, env.scene)
+        assert one.shape == (3,)
+        np.testing.assert_array_equal(one, policy.predict(batch, env.scene)[0])
+    with pytest.raises(ValueError, match="scene must be given to GreedyInformationPolicy"):
+        GreedyInformationPolicy().predict(observation)
+
+
 def test_an_orbit_circles_the_field():
     scene = Scene(n_targets=1)
     scene.reset(0, episodes=20)

@@ -323,6 +323,11 @@ def test_bad_parameters_are_refused(parameters, message):
         Scene(**parameters)
 
 
+def test_a_step_before_the_start_is_refused():
+    with pytest.raises(RuntimeError, match="call reset or set_scenario first"):
+        Scene().step(np.zeros((1, 3)))
+
+
 def test_things_that_are_no_sensor_or_dynamics_are_refused():
     with pytest.raises(TypeError, match="sensor must have a method look"):
         Scene(sensor="analytic")
