@@ -90,7 +90,12 @@ sphinx_gallery_conf = {
 html_theme = "pydata_sphinx_theme"
 html_title = "statml"
 html_show_sourcelink = False
+# pages of one level have nothing to show at their left
+html_sidebars = {
+    page: [] for page in ("index", "choose", "trust", "influence", "scale_out", "performance")
+}
 html_theme_options = {
+    "header_links_before_dropdown": 7,
     "navbar_end": ["theme-switcher"],
     "secondary_sidebar_items": ["page-toc"],
     "show_prev_next": False,
