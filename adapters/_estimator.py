@@ -16,9 +16,7 @@ A method subclasses one of the two and overrides what it changes:
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -38,11 +36,14 @@ from statml._validation import (
     RandomState,
     as_seed_sequence,
     check_choice,
+    check_finite,
     check_integer,
     check_number,
 )
 from statml.parallel import check_progress, qualified_name
 
+from ._files import digest as _digest  # noqa: F401  (other rooms take it from here)
+from ._files import read_model, write_model
 from ._mlp import MLP
 from ._net import Batches, Checkpoint, Net, Progress, Records, accelerated, silent
 
@@ -139,9 +140,9 @@ class NetEstimator(BaseEstimator):
         extras = {}
         if sample_weight is not None:
             weight = _check_sample_weight(
-                sample_weight, X, dtype=np.float32, ensure_non_negative=True
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True
             )
-            extras["weight"] = weight / weight.mean()
+            extras["weight"] = relative_weights(weight)
         return self._train(X, y, extras)
 
     def _train(self, X: NDArray, y: NDArray, extras: dict[str, NDArray]) -> Self:
@@ -183,6 +184,10 @@ class NetEstimator(BaseEstimator):
         return as_seed_sequence(self.random_state)
 
     def _finish(self, net: Net) -> None:
+        if not all(torch.isfinite(weights).all() for weights in net.module_.parameters()):
+            raise ValueError(
+                "the training has diverged, its weights are no finite numbers: scale X (and the y of a regression), or lower lr"
+            )
         self.loss_curve_ = [float(row["train_loss"]) for row in net.history]
         self.n_iter_ = len(self.loss_curve_)
         if self.accelerate is not None:  # an accelerator cannot be pickled
@@ -310,8 +315,12 @@ class NetEstimator(BaseEstimator):
         check_is_fitted(self, "net_")
         X = self._as_float32(X, reset=False)
         data = Records(torch.from_numpy(X), {})
-        parts = [part.cpu() for part in self.net_.forward_iter(data)]
-        return torch.cat(parts).numpy()
+        outputs = torch.cat([part.cpu() for part in self.net_.forward_iter(data)]).numpy()
+        if not np.isfinite(outputs).all():
+            raise ValueError(
+                "X holds values for which the network's outputs are no finite numbers; scale it as the training data were"
+            )
+        return outputs
 
     # --- files ------------------------------------------------------------------------------------------
 
@@ -324,8 +333,6 @@ class NetEstimator(BaseEstimator):
             The file holds the weights, the parameters and what `fit` learned. A module of one's own is not in it:
             hand it to `load`.
         """
-        from safetensors.torch import save
-
         check_is_fitted(self, "net_")
         arrays: list[np.ndarray] = []
         parameters = self._parameters_to_save()
@@ -341,12 +348,7 @@ class NetEstimator(BaseEstimator):
             {f"module.{k}": v.contiguous().cpu() for k, v in self.module_.state_dict().items()}
         )
         tensors |= {f"array.{k}": torch.from_numpy(np.array(a)) for k, a in enumerate(arrays)}
-        metadata = {
-            "format": FORMAT,
-            "header": json.dumps(header),
-            "sha256": _digest(tensors, header),
-        }
-        Path(path).write_bytes(save(tensors, metadata))
+        write_model(path, FORMAT, tensors, header)
 
     @classmethod
     def load(
@@ -375,21 +377,7 @@ class NetEstimator(BaseEstimator):
         ValueError
             If the file is of another class or was changed after it was written, or if its weights do not fit `module`.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(f"{str(path)!r} is no safetensors file: {error}") from error
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"{str(path)!r} was not written by statml")
-        header = json.loads(metadata["header"])
-        if metadata["sha256"] != _digest(tensors, header):
-            raise ValueError(
-                f"{str(path)!r} was changed after it was written (its checksum differs)"
-            )
+        tensors, header = read_model(path, FORMAT)
         if header["class"] != cls.__name__:
             raise ValueError(f"{str(path)!r} holds a {header['class']}, not a {cls.__name__}")
         tensors = cls._unpacked(tensors)
@@ -594,9 +582,11 @@ class NetRegressor(RegressorMixin, NetEstimator):
 
     def _check_data(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray, NDArray]:
         X, y = self._as_float32(X, y, multi_output=True, y_numeric=True)
+        with np.errstate(over="ignore"):
+            y = check_finite("y, in single precision,", y.astype(np.float32))
         self._flat = y.ndim == 1
         self._n_inputs, self._n_outputs = int(X[0].size), 1 if self._flat else y.shape[1]
-        return X, y.reshape(len(y), -1).astype(np.float32)
+        return X, y.reshape(len(y), -1)
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
         """Predictions.
@@ -617,6 +607,11 @@ class NetRegressor(RegressorMixin, NetEstimator):
         tags.target_tags.multi_output = True
         tags.target_tags.single_output = True
         return tags
+
+
+def relative_weights(weight: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Weights over their mean; divided before they are cast, since single precision ends at 1e38."""
+    return (weight / weight.mean()).astype(np.float32)
 
 
 def make_module(
@@ -654,18 +649,6 @@ def make_module(
 
 
 # --- files -------------------------------------------------------------------------------------------
-
-
-def _digest(tensors: dict[str, torch.Tensor], header: dict) -> str:
-    """Checksum of everything in a file."""
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name in sorted(tensors):
-        values = tensors[name].contiguous()
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
-        digest.update(
-            values.reshape(-1).view(torch.uint8).numpy().tobytes() if values.numel() else b""
-        )
-    return digest.hexdigest()
 
 
 def _is_plain(value: Any) -> bool:

@@ -24,6 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from statml.parallel import progress_bar
 
+from ._files import read_state, write_state
+
 
 class Records(Dataset):
     """Tensors that are sliced together.
@@ -189,15 +191,13 @@ class Checkpoint(Callback):
             ],
             **self.further_state(),
         }
-        partial = self.path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self.path)  # there in full or not at all
+        write_state(self.path, state)
 
     def resume(self, net: Net) -> int:
         """Bring an initialised net to where its run stopped; returns the number of epochs done."""
         if not self.path.exists():
             return 0
-        state = torch.load(self.path, weights_only=True)  # runs no code
+        state = read_state(self.path)
         if state["fingerprint"] != self.fingerprint:
             raise ValueError(
                 f"checkpoint_dir {str(self.path.parent)!r} holds another run: its data or parameters differ. "

@@ -46,6 +46,7 @@ from statml.group_robust.membership import (
 )
 from statml.group_robust.out_of_fold import log_losses
 
+from .._estimator import relative_weights
 from ._estimator import GroupNet, softmax, stratified_split
 from .online import GroupPlayer, balanced_membership
 from .training import Averaging, GroupTraining, Judge, Selection
@@ -247,9 +248,9 @@ class GroupDRONet(GroupNet):
             extras = {"membership": soft[train].astype(np.float32)}
         weighted = (weight != weight[0]).any()
         if weighted and not self.balanced:
-            extras["weight"] = (weight / weight.mean()).astype(np.float32)
+            extras["weight"] = relative_weights(weight)
         if weighted:  # belongs to the identity of the run, whichever way it is used
-            extras["sample_weight"] = weight.astype(np.float32)
+            extras["sample_weight"] = relative_weights(weight)
         self._play(X, y, extras, training, members if self.balanced else None)
 
         self.groups_, self.n_val_ = labels, len(held_out)

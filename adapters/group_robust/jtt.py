@@ -31,7 +31,7 @@ from torch import nn
 from statml._validation import RandomState, as_seed_sequence, check_integer, check_number
 from statml.group_robust._estimator import check_weights
 
-from .._estimator import NetClassifier
+from .._estimator import NetClassifier, relative_weights
 from .out_of_fold import BASE, out_of_fold
 
 
@@ -151,7 +151,7 @@ class JTTNet(NetClassifier):
         if self.cv is not None:
             check_integer("cv", self.cv, low=2)
         X, y = self._check_data(X, y)
-        weight = check_weights(sample_weight, X).astype(np.float32)
+        weight = check_weights(sample_weight, X)
         self.identification_epochs_ = math.ceil(stop * epochs)
         parameters = {
             k: v for k, v in self.get_params(deep=False).items() if k in BASE or "__" in k
@@ -174,5 +174,5 @@ class JTTNet(NetClassifier):
                 "no record is misclassified, so that the second training is like the first; stop earlier, or use cv",
                 stacklevel=2,
             )
-        weight = weight * np.where(self.error_set_, np.float32(upweight), np.float32(1.0))
-        return self._train(X, y, {"weight": weight / weight.mean()})
+        weight = weight * np.where(self.error_set_, upweight, 1.0)
+        return self._train(X, y, {"weight": relative_weights(weight)})

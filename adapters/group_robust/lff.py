@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from statml._validation import RandomState, as_seed_sequence, check_number
 from statml.group_robust._estimator import check_weights
 
-from .._estimator import OPTIMIZERS, NetClassifier
+from .._estimator import OPTIMIZERS, NetClassifier, relative_weights
 from .._net import Checkpoint, Net
 
 MEMORY = 0.7  # of the running means of losses, as in the authors' code
@@ -300,8 +300,7 @@ class LfFNet(NetClassifier):
         X, y = self._check_data(X, y)
         extras = {"index": np.arange(len(X))}
         if sample_weight is not None:
-            weight = check_weights(sample_weight, X).astype(np.float32)
-            extras["weight"] = weight / weight.mean()
+            extras["weight"] = relative_weights(check_weights(sample_weight, X))
         self._codes = y
         self._seed = int(as_seed_sequence(self.random_state).spawn(1)[0].generate_state(1)[0])
         try:

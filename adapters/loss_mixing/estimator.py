@@ -21,7 +21,6 @@ losses in supervised learning. AAAI.
 from __future__ import annotations
 
 import copy
-import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -41,11 +40,13 @@ from statml._validation import (
     RandomState,
     as_seed_sequence,
     check_choice,
+    check_finite,
     check_integer,
     check_number,
 )
 
-from .._estimator import NESTED, NetClassifier
+from .._estimator import FORMAT, NESTED, NetClassifier
+from .._files import read_model
 from .._mlp import MLP
 from .._net import Net, Records
 from .auxiliary import UNLABELLED, Losses, bind_losses, log_softmax
@@ -497,6 +498,8 @@ class AMALClassifier(MixingReport, NetClassifier):
         if X_val is not None:
             X_val = self._check_X(X_val, reset=False)
             y_val = np.asarray(y_val)
+            if y_val.dtype.kind == "f":
+                check_finite("y_val", y_val)
             if y_val.shape != (X_val.shape[0],) or not len(y_val):
                 raise ValueError(
                     f"y_val must have one label for each of the {X_val.shape[0]} rows of X_val, at least one, got shape {y_val.shape}"
@@ -656,8 +659,10 @@ class AMALClassifier(MixingReport, NetClassifier):
         estimator
             Fitted, on the CPU.
         """
-        if module is None and _names_linear(path):
-            module = "linear"
+        if module is None:
+            _, header = read_model(path, FORMAT)
+            plain = header["parameters"].get("dict", {})
+            module = "linear" if plain.get("module") == "linear" else None
         return super().load(path, module)
 
     def __sklearn_tags__(self):
@@ -689,15 +694,3 @@ def mean_loss(logits: NDArray, y: NDArray[np.int64]) -> float:
 
 def _is_linear(module: Any) -> bool:
     return isinstance(module, str) and module == "linear"
-
-
-def _names_linear(path: str | os.PathLike) -> bool:
-    """Whether a file holds a model of `linear`."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get("header", "{}"))
-    except SafetensorError:
-        return False  # the base says what is wrong with it
-    return header.get("parameters", {}).get("dict", {}).get("module") == "linear"

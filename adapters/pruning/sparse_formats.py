@@ -25,7 +25,6 @@ import os
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -34,7 +33,7 @@ from torch import Tensor, nn
 
 from statml._validation import check_choice
 
-from .._estimator import _digest
+from .._files import model_bytes, read_model, write_model
 from .channel_ids import as_inputs
 from .compaction import disagreement, place_tensors
 
@@ -245,7 +244,7 @@ def save_pruned(module: nn.Module, path: str | os.PathLike) -> None:
     >>> torch.equal(again.weight, layer.weight)
     True
     """
-    Path(path).write_bytes(_file(module))
+    write_model(path, FORMAT, _packed(module), {})
 
 
 def load_pruned(path: str | os.PathLike, module: nn.Module) -> nn.Module:
@@ -272,18 +271,7 @@ def load_pruned(path: str | os.PathLike, module: nn.Module) -> nn.Module:
     Where `compact` returned a ``torch.fx.GraphModule``, the graph is the architecture, and the original module cannot take
     its weights: keep such a network with `export_onnx` or ``torch.export.save``.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{str(path)!r} is no safetensors file: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{str(path)!r} was not written by save_pruned")
-    if metadata.get("sha256") != _digest(packed, {}):
-        raise ValueError(f"{str(path)!r} was changed after it was written (its checksum differs)")
+    packed, _ = read_model(path, FORMAT, "save_pruned")
     tensors = unpack(packed)
     module = copy.deepcopy(module)
     ours = _tensors(module)
@@ -328,14 +316,11 @@ def state_bytes(module: nn.Module) -> int:
 
 def packed_bytes(module: nn.Module) -> int:
     """Length of the file of `save_pruned`."""
-    return len(_file(module))
+    return len(model_bytes(FORMAT, _packed(module), {}))
 
 
-def _file(module: nn.Module) -> bytes:
-    from safetensors.torch import save
-
-    packed = pack(_tensors(module))
-    return save(packed, {"format": FORMAT, "sha256": _digest(packed, {})})
+def _packed(module: nn.Module) -> dict[str, Tensor]:
+    return pack(_tensors(module))
 
 
 # --- sparse linear layers -----------------------------------------------------------------------------
