@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
@@ -136,6 +137,80 @@ def check_integer(name: str, value: int, low: int | None = None, high: int | Non
     if _outside(value, low, high):
         raise ValueError(f"{taken}, got {_shown(value)}")
     return int(value)
+
+
+def check_finite(name: str, values: Any) -> Any:
+    """Refuse NaN and infinity; also what was None, and has passed scikit-learn's checks as an object.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, for the error.
+    values : ndarray of numbers
+
+    Returns
+    -------
+    ndarray
+        As given.
+
+    Raises
+    ------
+    ValueError
+        If a value is NaN or infinite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> check_finite("y", np.array([0.0, np.nan, np.nan]))
+    Traceback (most recent call last):
+    ...
+    ValueError: y holds NaN or infinite values, 2 of 3
+    """
+    bad = int((~np.isfinite(values)).sum())
+    if bad:
+        raise ValueError(f"{name} holds NaN or infinite values, {bad} of {np.size(values)}")
+    return values
+
+
+LARGEST = 1e75  # its fourth power is still a number
+
+
+def check_magnitude(name: str, values: Any) -> Any:
+    """Refuse numbers whose products would overflow, which would end in silent infinities.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, for the error.
+    values : ndarray or scipy sparse array
+        Finite.
+
+    Returns
+    -------
+    ndarray or scipy sparse array
+        As given.
+
+    Raises
+    ------
+    ValueError
+        If a number is above 1e75 in absolute value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> check_magnitude("X", np.array([[1.0, -1e300]]))
+    Traceback (most recent call last):
+    ...
+    ValueError: X must hold numbers of at most 1e+75 in absolute value, since their products overflow, got -1e+300; rescale it
+    """
+    numbers = getattr(values, "data", values) if hasattr(values, "tocsr") else values
+    if numbers.size and not (numbers.min() >= -LARGEST and numbers.max() <= LARGEST):
+        worst = numbers.flat[np.abs(numbers).argmax()]
+        raise ValueError(
+            f"{name} must hold numbers of at most {LARGEST:g} in absolute value, since their products overflow, "
+            f"got {worst:g}; rescale it"
+        )
+    return values
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> str:

@@ -182,6 +182,7 @@ def as_network(A: object) -> SignedNetwork:
                 "A must be a scipy sparse array, a numeric ndarray, a DataFrame, a networkx.DiGraph or a "
                 f"SignedNetwork, got {type(A).__name__} of dtype {A.dtype}"
             )
+        A = A.astype(A.dtype.newbyteorder("="), copy=False)  # what scipy takes
     if A.ndim != 2 or A.shape[0] != A.shape[1]:
         raise ValueError(f"A must be square (one row and one column a node), got shape {A.shape}")
     edges = sp.coo_array(A)

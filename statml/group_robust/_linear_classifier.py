@@ -9,12 +9,15 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from .._validation import check_magnitude
+
 Array = NDArray[np.float64]
 
 
 def validated_classes(estimator: BaseEstimator, X: ArrayLike, y: ArrayLike):
     """X as floats, the classes, and the class of each record as a position 0 to K - 1."""
     X, y = validate_data(estimator, X, y, dtype=np.float64)
+    check_magnitude("X", X)
     check_classification_targets(y)
     classes, codes = np.unique(y, return_inverse=True)
     if len(classes) < 2:
@@ -39,7 +42,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         ndarray of shape (n,) for two classes (log odds of the second), else (n, n_classes)
         """
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = check_magnitude("X", validate_data(self, X, dtype=np.float64, reset=False))
         z = X @ self.coef_.T + self.intercept_
         return z[:, 0] if len(self.classes_) == 2 else z
 

@@ -52,7 +52,14 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_regressor
 from sklearn.tree import DecisionTreeRegressor
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
-from .._validation import RandomState, as_generator, check_choice, check_integer, check_number
+from .._validation import (
+    RandomState,
+    as_generator,
+    check_choice,
+    check_integer,
+    check_magnitude,
+    check_number,
+)
 from ._linear_classifier import validated_classes
 from ._partition import class_codes
 from .game import Game, Round, Search, Slice, large_enough, predicted_worst, renamed, with_p_values
@@ -311,7 +318,7 @@ class AGROClassifier(ClassifierMixin, BaseEstimator):
         ndarray of shape (n, n_classes)
         """
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = check_magnitude("X", validate_data(self, X, dtype=np.float64, reset=False))
         return self.estimator_.predict_proba(X)
 
     def predict(self, X: ArrayLike) -> NDArray:

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .._validation import check_choice
+from .._validation import check_choice, check_finite, check_magnitude
 from ._estimator import GroupDRO, check_weights, losses_by_group, warn_of_leak
 from ._linear_classifier import LinearClassifier, validated_classes
 from .losses import REGRESSION_LOSSES, LogLoss, Loss, MultinomialLogLoss, Poisson
@@ -231,6 +231,7 @@ class GroupDROClassifier(LinearClassifier, GroupDRO):
         """
         check_is_fitted(self)
         X, y = validate_data(self, X, y, dtype=np.float64, reset=False)
+        check_magnitude("X", X)
         unseen = np.setdiff1d(y, self.classes_)
         if len(unseen):
             raise ValueError(f"y holds classes that fit did not see: {unseen[:5].tolist()}")
@@ -325,8 +326,7 @@ objective_, dual_objective_, duality_gap_, n_iter_, history_
         -------
         self
         """
-        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
-        y = y.astype(np.float64)
+        X, y = _validated_numbers(self, X, y)
         loss = self.loss
         if isinstance(loss, str):
             loss = REGRESSION_LOSSES[check_choice("loss", loss, tuple(REGRESSION_LOSSES))]()
@@ -356,7 +356,7 @@ objective_, dual_objective_, duality_gap_, n_iter_, history_
         ndarray of shape (n,)
         """
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = check_magnitude("X", validate_data(self, X, dtype=np.float64, reset=False))
         return self._problem.loss.predict((X @ self.coef_ + self.intercept_)[:, None])
 
     def group_losses(
@@ -368,12 +368,19 @@ objective_, dual_objective_, duality_gap_, n_iter_, history_
     ) -> pd.DataFrame:
         """Mean loss of each group on other data, as in `GroupDROClassifier.group_losses`."""
         check_is_fitted(self)
-        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, reset=False)
-        coef = self.coef_[None]
-        return losses_by_group(self, X, y.astype(np.float64), coef, groups, sample_weight)
+        X, y = _validated_numbers(self, X, y, reset=False)
+        return losses_by_group(self, X, y, self.coef_[None], groups, sample_weight)
 
     def _term_names(self, features: list[str]) -> list[str]:
         return features
 
     def _summary_title(self) -> str:
         return f"Group DRO, {type(self._problem.loss).__name__} loss"
+
+
+def _validated_numbers(
+    model: GroupDRO, X: ArrayLike, y: ArrayLike, **how
+) -> tuple[Array, Array]:
+    """X and y as finite floats whose products are finite too."""
+    X, y = validate_data(model, X, y, dtype=np.float64, y_numeric=True, **how)
+    return check_magnitude("X", X), check_magnitude("y", check_finite("y", y.astype(np.float64)))

@@ -29,7 +29,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
-from .._validation import RandomState, as_generator, check_integer, check_number
+from .._validation import RandomState, as_generator, check_integer, check_magnitude, check_number
 from ._linear_classifier import validated_classes
 from .out_of_fold import out_of_fold_proba, seeded, stratified_folds
 
@@ -160,7 +160,7 @@ class JTTClassifier(ClassifierMixin, BaseEstimator):
         ndarray of shape (n, n_classes)
         """
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = check_magnitude("X", validate_data(self, X, dtype=np.float64, reset=False))
         return self.estimator_.predict_proba(X)
 
     def predict(self, X: ArrayLike) -> NDArray:
@@ -175,7 +175,7 @@ class JTTClassifier(ClassifierMixin, BaseEstimator):
         ndarray of shape (n,)
         """
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = check_magnitude("X", validate_data(self, X, dtype=np.float64, reset=False))
         return self.classes_[self.estimator_.predict(X)]
 
 

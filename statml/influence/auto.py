@@ -16,6 +16,7 @@ anything else that can be refitted   subset ensemble, with standard errors
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Self
 
 import numpy as np
@@ -231,4 +232,11 @@ class RefinedNewtonStep(NewtonStep):
             theta, good = newton_refit(oracle, weight, begin, self._penalty, 1e-10, 50)
             changes[k] = theta - oracle.theta if good else np.nan
         self._n_refined += int(poor.sum())
+        n_undefined = int(np.isnan(changes).any(axis=1).sum())
+        if n_undefined:
+            warnings.warn(
+                f"without each of {n_undefined} records the model has no finite optimum; their influence is NaN. "
+                "A penalty makes it finite",
+                stacklevel=5,
+            )
         return changes

@@ -26,6 +26,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, check_consistent_length, compute_class_weight
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from .._validation import check_magnitude
 from .glm_families import Binomial, Gaussian, LinkedFamily, Poisson, Softmax
 from .glm_oracle import GLMOracle
 from .oracle import MEMORY_LIMIT, GradientOracle
@@ -283,9 +284,10 @@ def _responses(y):
 
 def _columns(final, Z):
     """The features as the final estimator takes them: the same columns, finite, dense or csr."""
-    return validate_data(
+    Z = validate_data(
         final, Z, reset=False, accept_sparse="csr", dtype=np.float64, ensure_min_samples=1
     )
+    return check_magnitude("X", Z)
 
 
 def _design(Z, has_intercept, active=None):

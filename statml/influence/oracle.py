@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from .._validation import check_choice
@@ -261,6 +262,19 @@ def take(records: Any, index: slice | ArrayLike) -> Any:
     return None if records is None else records[index]
 
 
+def check_labels(y: Any) -> NDArray:
+    """Class labels as an array of shape (m,), none of them missing."""
+    y = np.asarray(y)
+    if y.ndim != 1:
+        raise ValueError(f"y must hold one label a record, shape (m,), got shape {y.shape}")
+    if pd.isna(y).any():
+        raise ValueError("y must hold a label for every record, got None or NaN")
+    return y
+
+
 def count(records: Any) -> int:
     """Number of records, also of a sparse matrix or a tensor."""
-    return records.shape[0] if hasattr(records, "shape") else len(records)
+    shape = getattr(records, "shape", None)
+    if shape == () or (shape is None and not hasattr(records, "__len__")):
+        raise TypeError(f"X must be an array of records, got {records!r}")
+    return len(records) if shape is None else shape[0]

@@ -31,7 +31,7 @@ from ..parallel import parallel_map
 from .glm_families import Gaussian
 from .glm_oracle import GLMOracle
 from .glm_removal import newton_refit
-from .oracle import count, take
+from .oracle import check_labels, count, take
 
 Array = NDArray[np.float64]
 
@@ -69,6 +69,7 @@ class CloneLearner:
         self.y = np.asarray(y)
         self.sample_weight = None if sample_weight is None else np.asarray(sample_weight, float)
         if self.classifies:
+            check_labels(self.y)
             self.classes, counts = np.unique(self.y, return_counts=True)
             if len(self.classes) < 2:
                 raise ValueError("y must hold two classes or more, got one")

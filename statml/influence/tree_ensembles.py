@@ -26,6 +26,8 @@ from sklearn.ensemble import (
     HistGradientBoostingRegressor,
 )
 
+from .oracle import check_labels
+
 Array = NDArray[np.float64]
 
 
@@ -160,7 +162,7 @@ def boosted_trees(model: Any, X: Any, y: Any, sample_weight: Any = None) -> Boos
             if y.ndim != 1 or not np.isfinite(y).all():
                 raise ValueError("y must hold one finite number a record")
             return y
-        y = np.asarray(y)
+        y = check_labels(y)
         unseen = ~np.isin(y, classes)
         if unseen.any():
             raise ValueError(
@@ -178,9 +180,7 @@ def boosted_trees(model: Any, X: Any, y: Any, sample_weight: Any = None) -> Boos
         at = apply_raw(X)
         return np.stack(
             [
-                np.stack(
-                    [np.searchsorted(used[t][k], at[:, t, k]) for k in range(at.shape[2])], axis=1
-                )
+                np.stack([_positions(at[:, t, k], used[t][k]) for k in range(at.shape[2])], axis=1)
                 for t in range(at.shape[1])
             ],
             axis=1,
@@ -351,12 +351,25 @@ def _xgboost(model):
     return apply, raw, np.broadcast_to(base, K), l2 * factor, factor, rate
 
 
+def _positions(nodes, used):
+    """Positions of nodes among those that hold a training record."""
+    at = np.minimum(np.searchsorted(used, nodes), len(used) - 1)
+    if (used[at] != nodes).any():
+        raise ValueError(
+            "a record falls into a leaf that holds no record of X; X must be the data that the trees were trained on"
+        )
+    return at
+
+
 def _checked(model, X, dtype, finite=True):
     from sklearn.utils.validation import validate_data
 
-    return validate_data(
-        model, X, reset=False, dtype=dtype, ensure_all_finite=True if finite else "allow-nan"
-    )
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # what single precision cannot hold is refused as infinite
+        return validate_data(
+            model, X, reset=False, dtype=dtype, ensure_all_finite=True if finite else "allow-nan"
+        )
 
 
 def _index(y, F):

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..._validation import LARGEST
+
 Array = NDArray[np.float64]
 
 
@@ -57,6 +59,7 @@ def as_release(release: ArrayLike | Mapping[str, float], names: Sequence[str]) -
     if values.shape != (len(names),):
         raise ValueError(f"{expected}; got shape {values.shape}")
     refuse("is not a finite number", ~np.isfinite(values), values, names)
+    refuse("is too large, since its powers overflow", np.abs(values) > LARGEST, values, names)
     return values
 
 
