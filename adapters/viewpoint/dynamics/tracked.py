@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..geometry import MAX_SPEED, MAX_YAW_RATE, steer, wrap
+from ..geometry import MAX_SPEED, wrap
 from ..mpc import ViewpointMPC
 
 HEIGHT = 1.5  # m; the scene is flat
@@ -13,9 +13,9 @@ HEIGHT = 1.5  # m; the scene is flat
 class TrackedDynamics:
     """The drone flies towards the viewpoint for the time of one decision, and is then where it is.
 
-    A decision asks for at most 0.5 m along each axis, and a controller that means to rest there would crawl. A component
-    of an action that is at its bound is therefore taken as the beginning of a longer way, and continued over the
-    controller's horizon (within the field); a component inside its bounds is a place to be at.
+    A decision asks for at most 0.5 m along each axis, and a controller that means to rest there would crawl. The longest way that a
+    decision can ask for is therefore continued over the controller's whole horizon, within the field; shorter ones less, in proportion, so
+    that the drone comes to rest at a viewpoint within reach. The yaw has no inertia, and is as asked for when the decision ends.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class TrackedDynamics:
     >>> state = dynamics.start(pose, side=np.array([8.0]))
     >>> for _ in range(4):
     ...     pose, state = dynamics.move(pose, state, pose + [0.5, 0, 0], dt=0.25)
-    >>> bool(0.5 < pose[0, 0] < 1.5)  # a kinematic drone would be at 2
+    >>> bool(0.5 < pose[0, 0] < 1.5)  # a kinematic drone is at 2
     True
     """
 
@@ -59,23 +59,18 @@ class TrackedDynamics:
             raise ValueError(
                 f"dt must be a whole number of the controller's ticks of {self.mpc.dt:g} s, got {dt:g}"
             )
-        viewpoint = self._continued(drone, goal, dt)
+        way, turn = goal[:, :2] - drone[:, :2], wrap(goal[:, 2] - drone[:, 2])
+        asked = np.minimum(np.linalg.norm(way, axis=1, keepdims=True) / (MAX_SPEED * dt), 1.0)
+        decisions = 1.0 + asked * max(self.mpc.horizon / ticks - 1.0, 0.0)
         side = state["side"][:, None]
-        viewpoint[:, :2] = np.clip(viewpoint[:, :2], -side, side)
-        flight, refs = state["flight"], _viewpoints(viewpoint)
+        place = np.clip(drone[:, :2] + decisions * way, -side, side)
+        # so far ahead that the regulator, which takes a share of what is left each tick, has turned by `turn` in the end
+        share = self.mpc.gain_[-1, -1] * self.mpc.dt
+        yaw = drone[:, 2] + turn / (1 - (1 - share) ** ticks)
+        flight, refs = state["flight"], _viewpoints(np.column_stack([place, yaw]))
         for _ in range(ticks):
             flight = self.mpc.model_.step(flight, self.mpc.act(flight, refs), self.mpc.dt)
         return np.column_stack([flight[:, :2], wrap(flight[:, -1])]), {**state, "flight": flight}
-
-    def _continued(self, drone: np.ndarray, goal: np.ndarray, dt: float) -> np.ndarray:
-        """The goal, with the components that are as far as a decision goes continued over the horizon."""
-        action = steer(drone, goal, dt)
-        decisions = max(self.mpc.horizon * self.mpc.dt / dt, 1.0)
-        ahead, left, turn = np.where(np.abs(action) > 0.999, decisions * action, action).T
-        cos, sin, step = np.cos(drone[:, 2]), np.sin(drone[:, 2]), MAX_SPEED * dt
-        x = drone[:, 0] + step * (cos * ahead - sin * left)
-        y = drone[:, 1] + step * (sin * ahead + cos * left)
-        return np.column_stack([x, y, drone[:, 2] + MAX_YAW_RATE * dt * turn])
 
     def __repr__(self) -> str:
         return f"TrackedDynamics({self.mpc.model_.name!r})"
