@@ -6,6 +6,8 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from statml.adapters.viewpoint import (
     CANDIDATES,
     OBSERVATION_COLUMNS,
@@ -530,3 +532,50 @@ print(GreedyInformationPolicy().score(Scene(n_targets=1), n_episodes=3))
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(out.stdout) > 0.5
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    motion=st.sampled_from(["static", "constant_velocity", "brownian", "social_force"]),
+    fusion=st.sampled_from(["product", "tempered", "pose_discount"]),
+    noisy=st.booleans(),
+    paper_compat=st.booleans(),
+    k=st.integers(2, 9),
+    n=st.integers(1, 7),
+    side=st.floats(5.0, 30.0),
+    dt=st.floats(0.05, 0.5),
+    seed=st.integers(0, 2**32),
+)
+def test_whatever_the_scene_its_state_makes_sense(
+    motion, fusion, noisy, paper_compat, k, n, side, dt, seed
+):
+    scene = Scene(
+        n_targets=(1, n),
+        n_classes=k,
+        side=side,
+        dt=dt,
+        horizon=25,
+        target_motion=motion,
+        sensor=NoisySensor() if noisy else AnalyticSensor(),
+        fusion=fusion,
+        paper_compat=paper_compat,
+    )
+    scene.reset(seed, episodes=3)
+    low, high = scene.observation_bounds()
+    rng = np.random.default_rng(seed)
+    tracked = scene.tracked
+    for t in range(1, 31):
+        result = scene.step(rng.uniform(-1, 1, (3, 3)))
+        observation = scene.observe()
+        np.testing.assert_allclose(scene.beliefs.sum(-1), 1, atol=1e-9)
+        assert (scene.beliefs >= 0).all()
+        assert (np.abs(scene.drone[:, :2]) <= scene.side[:, None]).all()
+        assert (scene.tracked >= tracked).all()  # what is classified stays so
+        assert not (scene.visible & ~scene.active).any()
+        assert not (scene.tracked & ~scene.active).any()
+        assert np.isfinite(result.reward).all()
+        assert (result.timed_out <= (t >= 25)).all()
+        assert (observation["targets"] >= low.astype(np.float32)).all()
+        assert (observation["targets"] <= high.astype(np.float32)).all()
+        tracked = scene.tracked
+    assert scene.finished.all()
