@@ -86,5 +86,7 @@ from .viewpoint import (
     Scene as Scene,
     TableSensor as TableSensor,
     TourPolicy as TourPolicy,
+    ViewpointMPC as ViewpointMPC,
     ViewpointPolicy as ViewpointPolicy,
+    ViewpointResults as ViewpointResults,
 )
