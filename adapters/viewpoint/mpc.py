@@ -272,6 +272,10 @@ class ViewpointMPC:
             self.model_.state_names,
         )
 
+    def __getstate__(self) -> dict:
+        # solvers live in compiled code; a copy sets its own up
+        return {**self.__dict__, "_programs": {}}
+
     def _reference(self, x: Array, ref: ArrayLike) -> Array:
         """The states to be in at each tick, with the turn of the yaw that is nearest to the drone's."""
         ref = _finite("ref", ref, [(4,), (self.horizon, 4)])

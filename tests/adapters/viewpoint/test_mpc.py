@@ -1,5 +1,7 @@
 """The flight controller: the regulator where no limit is active, the optimum where one is, and nothing ever entered."""
 
+import copy
+import pickle
 import re
 from functools import reduce
 from operator import or_
@@ -215,6 +217,13 @@ def test_many_drones_at_once_are_each_alone():
     refs[6:] += 2 * rng.normal(size=(6, 4))
     alone = [mpc.solve(x, ref).inputs[0] for x, ref in zip(states, refs, strict=True)]
     np.testing.assert_allclose(mpc.act(states, refs), alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda mpc: pickle.loads(pickle.dumps(mpc))])
+def test_copies(copied):
+    mpc = ViewpointMPC()
+    plan = mpc.solve(hover(mpc), STEP)
+    np.testing.assert_array_equal(copied(mpc).solve(hover(mpc), STEP).inputs, plan.inputs)
 
 
 # --- what is in the way ---------------------------------------------------------------------------------
