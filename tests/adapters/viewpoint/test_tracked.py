@@ -78,3 +78,25 @@ def test_decisions_are_whole_ticks():
     pose = np.zeros((1, 3))
     with pytest.raises(ValueError, match="dt must be a whole number of the controller's ticks"):
         dynamics.move(pose, dynamics.start(pose, np.array([8.0])), pose, 0.12)
+
+
+def test_environments_fly():
+    """One environment alone does what it does among others, through the start of new episodes."""
+    gymnasium = pytest.importorskip("gymnasium")
+    from gymnasium.utils.env_checker import check_env
+    from statml.adapters.viewpoint import ActiveClassificationEnv
+
+    env = ActiveClassificationEnv(n_targets=2, dynamics="mpc", horizon=4)
+    check_env(env, skip_render_check=True)
+    envs = ActiveClassificationEnv(n_targets=2, dynamics="mpc", horizon=4).vector(3)
+    assert envs.metadata["autoreset_mode"] == gymnasium.vector.AutoresetMode.SAME_STEP
+    seen, _ = env.reset(seed=1)
+    many, _ = envs.reset(seed=0)
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        np.testing.assert_allclose(many["targets"][1], seen["targets"], atol=1e-4)
+        action = rng.uniform(-1, 1, 3).astype(np.float32)
+        many, *_ = envs.step(np.tile(action, (3, 1)))
+        seen, _, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            seen, _ = env.reset()
