@@ -105,12 +105,12 @@ class Scenario:
     def __len__(self) -> int:
         return len(self.drone)
 
-    def take(self, rows) -> Scenario:
+    def take(self, rows: int | slice | np.ndarray) -> Scenario:
         """The scenario of some of the episodes, by index, slice or mask."""
         parts = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "motion"}
         return Scenario(**parts, motion={name: a[rows] for name, a in self.motion.items()})
 
-    def put(self, rows, scenario: Scenario) -> None:
+    def put(self, rows: int | slice | np.ndarray, scenario: Scenario) -> None:
         """Overwrite the episodes at `rows` by those of another scenario of the same shape."""
         for part in fields(self):
             into, value = getattr(self, part.name), getattr(scenario, part.name)

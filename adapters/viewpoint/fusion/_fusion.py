@@ -16,20 +16,19 @@ State = dict[str, np.ndarray]
 
 @runtime_checkable
 class Fusion(Protocol):
-    """A rule for the weight of a look.
-
-    ``start(episodes, targets)`` gives the arrays that it carries along (first axes: episodes, targets). ``weigh(state, relative, seen)``
-    gets the relative poses (E, N, 3) and whether each target was seen, and gives the weights (E, N), or None for 1, and the
-    new state. `clip` is how near to 0 a look's probability is let.
-    """
+    """A rule for the weight of a look. `clip` is how near to 0 a look's probability is let."""
 
     clip: float
 
-    def start(self, episodes: int, targets: int) -> State: ...
+    def start(self, episodes: int, targets: int) -> State:
+        """The arrays that are carried along; their first axes are episodes and targets."""
+        ...
 
     def weigh(
         self, state: State, relative: np.ndarray, seen: np.ndarray
-    ) -> tuple[np.ndarray | None, State]: ...
+    ) -> tuple[np.ndarray | None, State]:
+        """Weights (E, N), None for 1, and the new state, from relative poses (E, N, 3) and what was seen (E, N)."""
+        ...
 
 
 def fuse_beliefs(

@@ -15,7 +15,7 @@ import numpy as np
 from statml._validation import check_number
 
 from ..geometry import distance_and_aspect
-from ._fusion import CLIP, State
+from ._fusion import CLIP, Fusion, State
 
 N_DISTANCES, N_ASPECTS = (
     12,
@@ -23,7 +23,7 @@ N_DISTANCES, N_ASPECTS = (
 )  # cells: the last distance is "12 m or more"; aspects cover the front half
 
 
-class PoseDiscountFusion:
+class PoseDiscountFusion(Fusion):
     """The weight of a look falls with the number of earlier looks from its cell of poses.
 
     Parameters

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._fusion import CLIP, State
+from ._fusion import CLIP, Fusion, State
 
 
-class ProductFusion:
+class ProductFusion(Fusion):
     """Every look counts in full: Bayes' rule for looks that are independent given the class.
 
     Looks from one pose repeat each other's errors, and then beliefs of 95 % are right less often than that: see

@@ -6,10 +6,10 @@ import numpy as np
 
 from statml._validation import check_number
 
-from ._fusion import CLIP, State
+from ._fusion import CLIP, Fusion, State
 
 
-class TemperedFusion:
+class TemperedFusion(Fusion):
     """b <- b p^w with one weight for all looks.
 
     Parameters

@@ -52,16 +52,19 @@ class Crowd:
 class Motion(Protocol):
     """Motion of targets, in two pure functions; an object keeps no episode in itself.
 
-    ``start(crowd)`` gets places and random headings and gives (targets, velocities, state) at time 0. ``move(crowd)`` gives the
-    three one step later. The drone is no part of a crowd: what targets do never depends on it.
+    The drone is no part of a crowd: what targets do never depends on it.
     """
 
-    def start(self, crowd: Crowd) -> Moved: ...
+    def start(self, crowd: Crowd) -> Moved:
+        """Targets, velocities and state at time 0, from places and random headings."""
+        ...
 
-    def move(self, crowd: Crowd) -> Moved: ...
+    def move(self, crowd: Crowd) -> Moved:
+        """The three one step later."""
+        ...
 
 
-class FunctionMotion:
+class FunctionMotion(Motion):
     """A motion from a function.
 
     Parameters

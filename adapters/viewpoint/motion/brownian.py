@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from ..geometry import SPACING, wrap
-from ._motion import Crowd, Moved, squared_distances
+from ._motion import Crowd, Motion, Moved, squared_distances
 
 JITTER = 0.25  # m a step, each way along each axis
 TURN = np.radians(15.0)
 
 
-class BrownianMotion:
+class BrownianMotion(Motion):
     """Targets that jitter.
 
     Every step, a uniform move of up to 0.25 m along each axis and a uniform turn of up to 15 degrees. Moves out of the square, or to

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from ..geometry import SPACING
-from ._motion import Crowd, Moved, squared_distances
+from ._motion import Crowd, Motion, Moved, squared_distances
 
 SPEED_SPREAD, SPEED_LIMIT = 0.2, 1.5
 STATIC_SHARE = 0.25
 
 
-class ConstantVelocity:
+class ConstantVelocity(Motion):
     """Targets that walk straight on.
 
     Each component of a velocity is uniform on (0, 1) with a random sign, times the target's scale, clip(N(1, 0.2), -1.5, 1.5) m/s; a

@@ -9,7 +9,7 @@ import numpy as np
 from ._motion import Crowd, Motion, Moved
 
 
-class MixedMotion:
+class MixedMotion(Motion):
     """Each episode moves by one of `motions`, drawn with equal chance.
 
     Parameters

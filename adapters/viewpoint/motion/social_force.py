@@ -7,7 +7,7 @@ import numpy as np
 from statml._validation import check_number
 
 from ..geometry import RADIUS, SPACING
-from ._motion import Crowd, Moved
+from ._motion import Crowd, Motion, Moved
 
 SPEED, SPEED_SPREAD, SPEED_FACTOR = (
     1.34,
@@ -21,14 +21,14 @@ COS_VIEW, OUT_OF_VIEW = np.cos(np.radians(100.0)), 0.5  # what a walker does not
 _TINY = 1e-9
 
 
-class SocialForce:
+class SocialForce(Motion):
     """Targets that walk to goals and avoid each other.
 
     The acceleration of walker i with goal direction e_i and desired speed s_i is
 
         (s_i e_i - v_i) / tau  -  sum_j w_ij grad V(b_ij)  +  the walls' push,    V(b) = A exp(-b / B),
 
-    where b_ij, the semi-minor axis of an ellipse, is given by 2b = sqrt((|r| + |r - v_j T|)^2 - |v_j T|^2), with r from j to i and
+    where b_ij, the semi-minor axis of an ellipse, is given by ``2b = sqrt((|r| + |r - v_j T|)^2 - |v_j T|^2)``, with r from j to i and
     T = 2 s, and w_ij = 1/2 for a j outside i's view. On arrival (1.38 m) a walker gets a new uniform goal.
 
     Parameters

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ._motion import Crowd, Moved
+from ._motion import Crowd, Motion, Moved
 
 
-class StaticTargets:
+class StaticTargets(Motion):
     """Targets that stay where they are."""
 
     def start(self, crowd: Crowd) -> Moved:

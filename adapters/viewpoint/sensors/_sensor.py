@@ -39,13 +39,15 @@ class Looks:
 
 @runtime_checkable
 class Sensor(Protocol):
-    """``look(looks)`` gives probability vectors (E, N, K), uniform for what is not seen; a sensor keeps no episode in itself.
+    """What says the classes; a sensor keeps no episode in itself.
 
     A sensor with ``quality(relative, n_classes)``, an array like relative[..., 0] of how much more often than by chance a look is right,
     also serves the policies that know the sensor.
     """
 
-    def look(self, looks: Looks) -> np.ndarray: ...
+    def look(self, looks: Looks) -> np.ndarray:
+        """Probability vectors (E, N, K), uniform for what is not seen."""
+        ...
 
 
 def peaked(labels: np.ndarray, q: np.ndarray, n_classes: int) -> np.ndarray:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ..camera import plate_quality
-from ._sensor import Looks, peaked
+from ._sensor import Looks, Sensor, peaked
 
 
-class AnalyticSensor:
+class AnalyticSensor(Sensor):
     """p(true class) = 1/K + q, equal shares for the others, with q of ``plate_quality`` for a seen target and 0 else.
 
     It never favours a wrong class, so that no belief that rests on it is ever wrong: good for parity with the paper, not for claims about

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from sklearn.datasets import load_digits
 
@@ -50,7 +52,7 @@ class DigitPlateRenderer:
         images, digits = images[part].reshape(-1, 8, 8) / 16, digits[part]
         self._images = [images[digits == digit] for digit in range(self.n_classes)]
 
-    def __call__(self, relative: np.ndarray, classes: np.ndarray, rng) -> np.ndarray:
+    def __call__(self, relative: np.ndarray, classes: np.ndarray, rng: Any) -> np.ndarray:
         """Views (M, 64) of targets of `classes` (M,) at poses `relative` (M, 3) in the drone's frame."""
         m = len(classes)
         # in a scene each target wears one handwriting all the time, so that looks at it repeat each other's errors

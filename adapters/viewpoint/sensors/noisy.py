@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ..camera import plate_quality
-from ._sensor import Looks, peaked
+from ._sensor import Looks, Sensor, peaked
 
 
-class NoisySensor:
+class NoisySensor(Sensor):
     """A label drawn with chance 1/K + q of being right, and its likelihood vector.
 
     With q of ``plate_quality`` the label l of a target of class c is c with probability 1/K + q and each other class with equal shares of the

@@ -12,11 +12,11 @@ from scipy.special import logsumexp
 from statml._validation import RandomState, check_integer
 
 from ..geometry import distance_and_aspect
-from ._sensor import Looks
+from ._sensor import Looks, Sensor
 from .logs import log_looks
 
 
-class PredictProbaSensor:
+class PredictProbaSensor(Sensor):
     """What a classifier says about rendered views.
 
     Parameters
@@ -29,7 +29,7 @@ class PredictProbaSensor:
         `size` starts with M: row i of what it gives belongs to look i, whatever the batch; ``rng.of_target(name)`` gives M uniform numbers
         that stay the same for a target throughout the episode.
     calibration : (float, float, float), default=(0.0, 0.0, 0.0)
-        (a, b, c): vectors are raised to the power exp(a + b distance + c |aspect|), metres and radians, and normalised, that is scaled by the
+        (a, b, c): vectors are raised to the power exp(a + b distance + c abs(aspect)), metres and radians, and normalised, that is scaled by the
         inverse of that as a temperature. ``fit_sensor`` finds them.
     prior : array of shape (K,), default=None
         Class shares of the data that the classifier was trained on; vectors are divided by them. None: equal shares.

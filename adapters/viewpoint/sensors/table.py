@@ -15,7 +15,7 @@ DISTANCES = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.5, 8.0)
 ASPECTS = (0.0, 10.0, 20.0, 30.0, 45.0, 60.0, 80.0)
 
 
-class TableSensor:
+class TableSensor(Sensor):
     """Labels drawn from a confusion matrix that depends on the pose.
 
     Row c of the matrix at a node holds the probabilities of the labels that a look at class c gives; between nodes matrices are interpolated
@@ -40,7 +40,9 @@ class TableSensor:
     True
     """
 
-    def __init__(self, table: np.ndarray, distances=DISTANCES, aspects=ASPECTS):
+    def __init__(
+        self, table: np.ndarray, distances: np.ndarray = DISTANCES, aspects: np.ndarray = ASPECTS
+    ):
         self.distances = _nodes("distances", distances)
         self.aspects = _nodes("aspects", aspects)
         self.table = check_probabilities("table", table)
@@ -56,8 +58,8 @@ class TableSensor:
         relative: np.ndarray,
         classes: np.ndarray,
         probabilities: np.ndarray,
-        distances=DISTANCES,
-        aspects=ASPECTS,
+        distances: np.ndarray = DISTANCES,
+        aspects: np.ndarray = ASPECTS,
         smoothing: float = 1.0,
     ) -> TableSensor:
         """The table of logged looks.
