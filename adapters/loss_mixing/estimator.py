@@ -49,7 +49,8 @@ from .._estimator import FORMAT, NESTED, NetClassifier
 from .._files import read_model
 from .._mlp import MLP
 from .._net import Net, Records
-from .auxiliary import UNLABELLED, Losses, bind_losses, log_softmax
+from .auxiliary import UNLABELLED, bind_losses
+from .blocks import Losses, log_softmax
 from .linear import fit_linear
 from .mixing_weights import (
     UPDATES,

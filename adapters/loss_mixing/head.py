@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from statml.solvers import ConjugateGradientSolver, DirectSolver
 
-from .auxiliary import exp, log_softmax
+from .blocks import exp, log_softmax
 
 Direction = tuple[Any, Any]
 DIRECT_SIZE = 1500  # parameters up to which the dense matrix is factored

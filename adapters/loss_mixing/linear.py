@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from statml._validation import check_choice
 from statml.parallel import progress_bar
 
-from .auxiliary import Losses, log_softmax
+from .blocks import Losses, log_softmax
 from .head import (
     cross_entropy_slope,
     head_alignment,

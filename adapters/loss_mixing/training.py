@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from .._net import Checkpoint, Net
-from .auxiliary import Losses
+from .blocks import Losses
 from .head import (
     cross_entropy_slope,
     head_alignment,
