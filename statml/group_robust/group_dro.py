@@ -378,9 +378,7 @@ objective_, dual_objective_, duality_gap_, n_iter_, history_
         return f"Group DRO, {type(self._problem.loss).__name__} loss"
 
 
-def _validated_numbers(
-    model: GroupDRO, X: ArrayLike, y: ArrayLike, **how
-) -> tuple[Array, Array]:
+def _validated_numbers(model: GroupDRO, X: ArrayLike, y: ArrayLike, **how) -> tuple[Array, Array]:
     """X and y as finite floats whose products are finite too."""
     X, y = validate_data(model, X, y, dtype=np.float64, y_numeric=True, **how)
     return check_magnitude("X", X), check_magnitude("y", check_finite("y", y.astype(np.float64)))

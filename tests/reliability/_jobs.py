@@ -298,6 +298,17 @@ def continual_runs(folder):
     return {"matrices": report.matrices_, "orders": [run["order"] for run in report.runs]}
 
 
+def viewpoints(folder):
+    from statml.adapters.viewpoint import ActiveClassificationEnv, ViewpointPolicy, ppo
+
+    ppo.STRETCH = 2  # iterations from one file to the next
+    policy = ViewpointPolicy(
+        d_model=16, n_heads=2, total_steps=240, warm_start_steps=40, n_envs=2, n_steps=10,
+        batch_size=20, random_state=0, progress=False, checkpoint_dir=folder,
+    ).fit(ActiveClassificationEnv(n_targets=(1, 3), side=8.0, horizon=30))  # fmt: skip
+    return weights(policy.network_) | columns(policy.history_, "cpu_s")
+
+
 # Each line: the public object that has `checkpoint_dir`, what of it is tried, the job.
 JOBS = {
     ("statml.parallel.parallel_map", "alone"): parallel_loop,
@@ -313,7 +324,7 @@ JOBS = {
     ("statml.group_robust.GroupDROClassifier", "subsample"): partial(subsampled, "GroupDROClassifier"),
     ("statml.group_robust.GroupDRORegressor", "subsample"): partial(subsampled, "GroupDRORegressor"),
     ("statml.influence.DataShapley", ""): partial(retrained, "DataShapley", max_permutations=16, stop=0, random_state=0),
-    ("statml.influence.LeaveOneOut", ""): partial(retrained, "LeaveOneOut"),
+    ("statml.influence.LeaveOneOut", ""): partial(retrained, "LeaveOneOut", warm_start=False),
     ("statml.influence.SubsetEnsemble", ""): partial(retrained, "SubsetEnsemble", n_subsets=200, store="outputs", random_state=0),
     ("statml.adapters.NetClassifier", ""): partial(trained, "NetClassifier", epochs=150),
     ("statml.adapters.NetRegressor", ""): partial(trained, "NetRegressor", epochs=150),
@@ -321,12 +332,13 @@ JOBS = {
     ("statml.adapters.JTTNet", ""): partial(trained, "JTTNet", epochs=60, cv=2),
     ("statml.adapters.LfFNet", ""): partial(trained, "LfFNet", epochs=60),
     ("statml.adapters.AGRONet", "alternating"): partial(trained, "AGRONet", epochs=16, cv=2),
-    ("statml.adapters.PruningClassifier", "path"): partial(trained, "PruningClassifier", epochs=12, schedule="iterative", rewind="weight"),
-    ("statml.adapters.PruningRegressor", "path"): partial(trained, "PruningRegressor", epochs=12, schedule="iterative", rewind="lr"),
+    ("statml.adapters.PruningClassifier", "path"): partial(trained, "PruningClassifier", epochs=3, schedule="iterative", rewind="weight"),
+    ("statml.adapters.PruningRegressor", "path"): partial(trained, "PruningRegressor", epochs=3, schedule="iterative", rewind="lr"),
     ("statml.adapters.decompose_pruning_effect", ""): decomposed,
     ("statml.adapters.AMALClassifier", ""): mixed_losses,
     ("statml.adapters.AttributeAdversarialClassifier", "online"): adversarially_trained,
     ("statml.adapters.GenieQuantizer", ""): quantized,
     ("statml.adapters.OpenVAEClassifier", "two tasks"): open_vae,
     ("statml.adapters.ContinualEvaluator", "run"): continual_runs,
+    ("statml.adapters.viewpoint.ViewpointPolicy", ""): viewpoints,
 }  # fmt: skip

@@ -17,6 +17,8 @@ def public_objects() -> dict[str, object]:
         module = importlib.import_module(name)
         for member in getattr(module, "__all__", dir(module)):
             thing = getattr(module, member)
-            if not member.startswith("_") and (inspect.isclass(thing) or inspect.isfunction(thing)):
+            if not (inspect.isclass(thing) or inspect.isfunction(thing)):
+                continue
+            if not member.startswith("_") and thing.__module__.startswith(name):
                 found[f"{name}.{member}"] = thing
     return found

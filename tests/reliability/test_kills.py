@@ -4,8 +4,6 @@ import inspect
 
 import pytest
 
-pytest.importorskip("torch")
-
 from ._jobs import JOBS
 from ._kills import kill_and_resume
 from ._public import public_objects
