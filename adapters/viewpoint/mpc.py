@@ -111,7 +111,7 @@ class ViewpointMPC:
     workspace : array-like of shape (3, 2) or None, default=None
         Lowest and highest x, y and z in metres; None for no walls.
     tol : float or None, default=None
-        Of the solver; None for its default here (1e-10 for PIQP, 1e-5 for OSQP).
+        Of the solver; None for its default here (1e-11 for PIQP, 1e-5 for OSQP).
 
     Attributes
     ----------

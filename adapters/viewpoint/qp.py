@@ -32,7 +32,7 @@ class PIQP:
     Parameters
     ----------
     P, A, G : sparse matrices
-    tol : float, default=1e-10
+    tol : float, default=1e-11
         Largest residual and duality gap, absolute and relative.
 
     References
@@ -40,7 +40,7 @@ class PIQP:
     Schwan, R. et al. (2023). PIQP: a proximal interior-point quadratic programming solver. CDC.
     """
 
-    def __init__(self, P: sparse.csc_matrix, A: sparse.csc_matrix, G: sparse.csc_matrix, tol=1e-10):
+    def __init__(self, P: sparse.csc_matrix, A: sparse.csc_matrix, G: sparse.csc_matrix, tol=1e-11):
         import piqp
 
         self._solved = piqp.PIQP_SOLVED

@@ -103,7 +103,7 @@ def test_the_two_solvers_agree():
     x = hover(fast)
     for tick in range(25):
         plan = fast.solve(x, STEP)
-        np.testing.assert_allclose(slow.solve(x, STEP).inputs, plan.inputs, atol=1e-4)
+        np.testing.assert_allclose(slow.solve(x, STEP).inputs, plan.inputs, atol=1e-5)
         if tick % 5 == 0:
             around = fast.solve(x, STEP, [obstacle])
             np.testing.assert_allclose(
@@ -295,6 +295,22 @@ def test_a_start_outside_the_workspace_is_brought_back():
     assert flight.excess[0] == pytest.approx(1.0, abs=0.05)
     assert flight.excess[-1] == 0
     np.testing.assert_allclose(flight.states[-1, :2], 0, atol=0.01)
+
+
+def test_there_is_always_a_plan():
+    """From states far beyond the limits, outside the workspace, inside obstacles."""
+    mpc = ViewpointMPC(workspace=[[-8, 8], [-8, 8], [0.5, 3]])
+    rng = np.random.default_rng(3)
+    reach = np.minimum(mpc.model_.state_limit, 3)
+    excess = []
+    for _ in range(150):
+        x = hover(mpc, *rng.uniform(-9, 9, 2), 1.5, rng.uniform(-9, 9)) + rng.normal(size=9) * reach
+        centres = np.column_stack([rng.uniform(-8, 8, (2, 2)), [1.5, 1.5]])
+        obstacles = [Ellipsoid(centre, [1, 0.8, 2]) for centre in centres]
+        plan = mpc.solve(x, [*rng.uniform(-12, 12, 2), 1.5, rng.uniform(-9, 9)], obstacles)
+        assert np.abs(plan.inputs / mpc.model_.input_limit).max() < 1 + 1e-6
+        excess.append(plan.excess)
+    assert np.median(excess) > 0
 
 
 @pytest.mark.parametrize(
