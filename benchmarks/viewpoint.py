@@ -145,13 +145,12 @@ def mpc() -> None:
         for solver, tol in (("piqp", None), ("osqp", 1e-4), ("osqp", None)):
             controller = ViewpointMPC(solver=solver, tol=tol)
             label = f"{controller.solver}{'' if tol is None else f' {tol:g}'}"
-            rows[(title, label)] = timed(controller, refs)
-        rows[(title, "piqp, quadratic programs alone")] = timed(ViewpointMPC(), refs, limited=True)
-    rows[("around an obstacle", "piqp")] = timed(
+            rows[f"{title}: {label}"] = timed(controller, refs)
+        rows[f"{title}: piqp, quadratic programs alone"] = timed(ViewpointMPC(), refs, limited=True)
+    rows["around an obstacle: piqp"] = timed(
         ViewpointMPC(), flights["3.2 m and 90 degrees"], obstacles=obstacles
     )
     table = pd.DataFrame.from_dict(rows, "index", columns=["median ms", "p95 ms", "plans"])
-    table.index = pd.MultiIndex.from_tuples(table.index)
     show("A plan of the controller (bebop, 20 ticks of 0.05 s), until 5 s", table)
     against_clarabel([ref for refs in flights.values() for ref in refs])
     settling()
@@ -272,10 +271,14 @@ def gap() -> None:
             paired = results.paired(f"{name}, mpc", f"{name}, kinematic")
             for term, row in paired.iterrows():
                 interval = f"[{row['conf_low']:+.3f}, {row['conf_high']:+.3f}]"
-                rows[(name, term)] = (row["mean_b"], row["mean_a"], row["difference"], interval)
+                rows[f"{name}: {term}"] = (
+                    row["mean_b"],
+                    row["mean_a"],
+                    row["difference"],
+                    interval,
+                )
         columns = ["kinematic", "mpc", "difference", "95 % interval"]
         table = pd.DataFrame.from_dict(rows, "index", columns=columns)
-        table.index = pd.MultiIndex.from_tuples(table.index)
         show(f"Flown against reached at once: N = {n}, 16 x 16 m, 100 common scenarios", table)
         print(f"{time.process_time() - start:.0f} CPU s\n")
 
