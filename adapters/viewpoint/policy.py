@@ -106,7 +106,8 @@ class ViewpointPolicy(BaseEstimator, Policy):
         A bar.
     checkpoint_dir : path or None, default=None
         Folder in which the state of the training is kept, after the first stage and every 32 iterations of the second. The same
-        call goes on from there, and its result is that of an uninterrupted run.
+        call goes on from there, and its result is that of an uninterrupted run. A run that has ended goes on with larger `total_steps`, at
+        the learning rate that these give it then.
 
     Attributes
     ----------
@@ -224,20 +225,26 @@ class ViewpointPolicy(BaseEstimator, Policy):
         self, env, root: np.random.SeedSequence, checkpoint: Checkpoint, state: dict, callback
     ):
         from .dagger import imitate
-        from .ppo import STRETCH, VALUE_FIRST, SceneVecEnv, Training, train
+        from .ppo import STRETCH, VALUE_FIRST, SceneVecEnv, Training, n_iterations_done, train
 
         n_iterations = -(-self.total_steps // (self.n_envs * self.n_steps))
         weights, imitation, *stretches = root.spawn(2 + -(-n_iterations // STRETCH))
         torch.manual_seed(int(weights.generate_state(1)[0]))
         network, history = self._make_network(), state["history"]
+        done = n_iterations_done(history)
+        if done > n_iterations:
+            raise ValueError(
+                f"total_steps is {self.total_steps}, but the run in checkpoint_dir {str(self.checkpoint_dir)!r} has had "
+                f"{done * self.n_envs * self.n_steps}. Ask for at least as many, or name another folder."
+            )
         if history:
             network.load_state_dict(state["weights"])
         vector = SceneVecEnv(env.vector(self.n_envs), self.reward_scale)
         total = n_iterations * self.n_envs * self.n_steps
         if self.warm_start is not None:
             total += self.warm_start_steps
-        done = history[-1]["steps"] if history else 0
-        with progress_bar(total, self.progress, "ViewpointPolicy", done) as bar:
+        steps = history[-1]["steps"] if history else 0
+        with progress_bar(total, self.progress, "ViewpointPolicy", steps) as bar:
 
             def show(row: dict[str, Any]) -> None:
                 bar.set_postfix(success=f"{row['success']:.2f}", refresh=False)
@@ -344,7 +351,7 @@ class ViewpointPolicy(BaseEstimator, Policy):
     def _identity(self, env) -> dict[str, str]:
         """What makes a training this training."""
         identity = {name: _described(value) for name, value in self.get_params(deep=False).items()}
-        for name in ("n_threads", "verbose", "progress", "checkpoint_dir"):
+        for name in ("total_steps", "n_threads", "verbose", "progress", "checkpoint_dir"):
             del identity[name]
         if self.random_state is not None:
             root = as_seed_sequence(self.random_state)

@@ -85,7 +85,7 @@ def train(
     if optimizer is not None:
         model.policy.optimizer.load_state_dict(optimizer)
     steps = model.n_steps * env.num_envs
-    done = _n_iterations(training.history)
+    done = n_iterations_done(training.history)
     if done < n_iterations:
         model.num_timesteps = done * steps
         model.learn(
@@ -261,7 +261,7 @@ class Training(BaseCallback):
         self.on_row, self.on_stretch = on_row, on_stretch
 
     def _on_training_start(self) -> None:
-        self._n_done = self._iteration = _n_iterations(self.history)
+        self._n_done = self._iteration = n_iterations_done(self.history)
         self._started = time.process_time() - (self.history[-1]["cpu_s"] if self.history else 0.0)
         earlier = [row["steps"] for row in self.history if row["stage"] == WARM_START]
         self._steps_before = earlier[-1] if earlier else 0
@@ -269,10 +269,10 @@ class Training(BaseCallback):
     def _on_rollout_start(self) -> None:
         if self._iteration > self._n_done:
             self._end_iteration()
-        if self._iteration % STRETCH == 0:
+        if self._iteration % STRETCH == 0 or self._iteration == self._n_done:
             if self._iteration > self._n_done:
                 self.on_stretch(self.model)
-            self._begin_stretch(self.seeds[self._iteration // STRETCH])
+            self._begin_stretch()
         _let_learn(self.model.policy.network, self._iteration >= self.value_first)
         self._iteration += 1
 
@@ -284,7 +284,11 @@ class Training(BaseCallback):
         _let_learn(self.model.policy.network, True)
         self.on_stretch(self.model)
 
-    def _begin_stretch(self, seeds: np.random.SeedSequence) -> None:
+    def _begin_stretch(self) -> None:
+        stretch, after = divmod(self._iteration, STRETCH)
+        seeds = self.seeds[stretch]
+        if after:  # a run that had ended is made longer
+            seeds = seeds.spawn(after)[-1]
         seed, env_seed = (int(s) for s in seeds.generate_state(2))
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002 - stable-baselines3 shuffles with the global generator
@@ -324,7 +328,8 @@ def summary(ended: list[tuple[bool, int, float]], dt: float) -> dict[str, float]
     }
 
 
-def _n_iterations(history: list[dict[str, Any]]) -> int:
+def n_iterations_done(history: list[dict[str, Any]]) -> int:
+    """Iterations of the second stage that a history tells of."""
     return sum(row["stage"] == TRAINING for row in history)
 
 

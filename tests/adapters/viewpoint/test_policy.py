@@ -112,6 +112,18 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_result(tmp_path, monkeypatch
     torch.testing.assert_close(weights(finished), weights(resumed), rtol=0, atol=0)
 
 
+def test_a_run_that_has_ended_is_made_longer_and_not_shorter(tmp_path):
+    policy = ViewpointPolicy(total_steps=ITERATION, **TINY, checkpoint_dir=tmp_path).fit(env())
+    first = weights(policy)
+    longer = clone(policy).set_params(total_steps=2 * ITERATION).fit(env())
+    assert list(longer.history_["steps"]) == [512, 512 + ITERATION, 512 + 2 * ITERATION]
+    assert not torch.equal(weights(longer), first)
+    with pytest.raises(
+        ValueError, match=rf"total_steps is {ITERATION}, but .* has had {2 * ITERATION}"
+    ):
+        clone(policy).fit(env())
+
+
 def test_the_folder_of_another_run_is_refused(tmp_path):
     policy = ViewpointPolicy(total_steps=0, **TINY, checkpoint_dir=tmp_path).fit(env())
     with pytest.raises(ValueError, match=r"holds another run: gamma was 0.99, now is 0.9"):
