@@ -1,12 +1,15 @@
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from statml._validation import (
     as_generator,
     as_seed_sequence,
     check_choice,
+    check_finite,
     check_integer,
     check_level,
+    check_magnitude,
     check_number,
 )
 
@@ -141,3 +144,18 @@ def test_a_random_state_of_a_wrong_type_is_refused(value):
 def test_a_negative_random_state_is_refused():
     with pytest.raises(ValueError, match=r"random_state must be .*, got -1"):
         as_generator(-1)
+
+
+@pytest.mark.parametrize("make", [np.asarray, sp.csr_array], ids=["dense", "sparse"])
+def test_numbers_whose_products_overflow_are_refused(make):
+    fine = make(np.array([[0.0, -1e75], [1.0, 1e-300]]))
+    assert check_magnitude("X", fine) is fine
+    with pytest.raises(ValueError, match=r"X must hold numbers of at most 1e\+75 .* got -2e\+75"):
+        check_magnitude("X", make(np.array([[0.0, -2e75], [1.0, 1e75]])))
+    assert check_magnitude("X", make(np.zeros((0, 2)))).shape == (0, 2)
+
+
+def test_missing_and_infinite_numbers_are_counted():
+    assert check_finite("y", np.array([1.0, 2.0])).tolist() == [1.0, 2.0]
+    with pytest.raises(ValueError, match="y holds NaN or infinite values, 2 of 3"):
+        check_finite("y", np.array([np.nan, 0.0, -np.inf]))

@@ -117,7 +117,7 @@ def sparsity_report(module: nn.Module) -> pd.DataFrame:
        tensor  sparsity  dense_bytes  file_bytes
     0  weight  0.900000        40000        5266
     1    bias  0.000000          400         400
-    2   total  0.891089        40400        6082
+    2   total  0.891089        40400        6098
     """
     rows = []
     for name, tensor in _tensors(module).items():

@@ -318,6 +318,25 @@ def test_a_checkpoint_of_other_data_or_parameters_is_refused(iris, tmp_path):
         NetClassifier(**{**QUICK, "lr": 0.5}, random_state=0, checkpoint_dir=tmp_path).fit(X, y)
 
 
+def test_a_training_that_diverges_is_refused_and_so_are_records_beyond_the_network(iris):
+    X, y = iris
+    with pytest.raises(ValueError, match="the training has diverged, its weights are no finite"):
+        NetRegressor(epochs=20, random_state=0).fit(1e30 * X, y)
+    model = NetRegressor(epochs=2, random_state=0).fit(X, y)
+    with pytest.raises(ValueError, match="X holds values for which the network's outputs are no"):
+        model.predict(np.full_like(X, 3e38))
+
+
+def test_only_ratios_of_weights_count_however_large_they_are(iris):
+    X, y = iris
+    weight = np.random.default_rng(0).uniform(1, 3, size=len(y))
+    one, other = (
+        NetClassifier(**QUICK, random_state=0).fit(X, y, sample_weight=2.0**power * weight)
+        for power in (0, 900)
+    )
+    np.testing.assert_array_equal(one.predict_proba(X), other.predict_proba(X))
+
+
 # --- files -----------------------------------------------------------------------------------------------
 
 

@@ -221,3 +221,9 @@ def test_bad_input_is_refused_by_name(call, error, message):
     X, y = load_breast_cancer(return_X_y=True)
     with pytest.raises(error, match=message):
         call(X[:60], y[:60])
+
+
+def test_records_that_are_not_the_training_data_are_refused(fitted):
+    model, X, y, *_ = fitted
+    with pytest.raises(ValueError, match="fitted to other data|holds no record of X"):
+        TreeInfluence().fit(model, X[:3], y[:3]).influence(X, y)
