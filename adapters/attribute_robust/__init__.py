@@ -1,13 +1,14 @@
 """Attribute-guided adversarial training: robustness to changes that are named beforehand."""
 
 from .additive import AdditiveShift
+from .attack import AttackResult
 from .attribute import Attribute, Chain, Custom
 from .augmentations import AugMix, PixelShift, RandomConv
 from .cifar_corruptions import CORRUPTIONS, corrupt
 from .degradation import Blur, Jpeg, Noise, Pixelate
 from .displays import AttributeGridDisplay, AttributeImagesDisplay, SeverityDisplay
 from .editor import LearnedEditor, fit_editor
-from .estimator import AttackResult, AttributeAdversarialClassifier
+from .estimator import AttributeAdversarialClassifier
 from .geometric import Rotation, Scale, Shear, Translate
 from .photometric import Brightness, Contrast, Gamma, Hue, Saturation
 from .renderer import AttributeRenderer

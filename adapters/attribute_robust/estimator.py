@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -33,45 +32,10 @@ from statml._validation import (
 
 from .._estimator import NetClassifier, _as_fitted, _as_plain
 from .._net import Checkpoint, Net
+from .attack import AttackResult, attack
 from .attribute import Attribute, Chain, check_range
-from .objectives import OBJECTIVES, make_objective
-from .search import Box, frozen, grid_search, search
+from .objectives import OBJECTIVES
 from .training import BASELINES, AdversarialNet, Adversary, AdversaryCheckpoint, Plan
-
-ATTACK_BATCH = 256
-
-
-@dataclass
-class AttackResult:
-    """What an attack found.
-
-    Attributes
-    ----------
-    attributes : DataFrame of shape (n_records, n_parameters)
-        The worst attributes of each record, in their units.
-    loss, clean_loss, start_loss : ndarray of shape (n_records,)
-        Cross-entropy there, at the clean record, and at the first random start (on a grid: at its first corner).
-    success : ndarray of bool, shape (n_records,)
-        Whether the worst version is misclassified.
-    images : ndarray of the shape of X
-        The worst versions.
-    gap : ndarray of shape (n_records,) or None
-        On a grid, the largest difference of the loss between neighbouring points.
-    """
-
-    attributes: pd.DataFrame
-    loss: NDArray[np.float64]
-    clean_loss: NDArray[np.float64]
-    start_loss: NDArray[np.float64]
-    success: NDArray[np.bool_]
-    images: NDArray[np.float32]
-    gap: NDArray[np.float64] | None = None
-
-    def __repr__(self) -> str:
-        return (
-            f"AttackResult({len(self.loss)} records: mean loss {self.clean_loss.mean():.3g} clean, {self.loss.mean():.3g} attacked; "
-            f"{self.success.mean():.1%} misclassified)"
-        )
 
 
 class AttributeAdversarialClassifier(NetClassifier):
@@ -138,6 +102,11 @@ class AttributeAdversarialClassifier(NetClassifier):
     Random augmentation over the same box (``objective="random"``) gives most of the gain over clean training at a fraction of the cost; compare with it.
     The box comes from what a deployment may see, never from the data that the model is judged on. Attributes may not change the
     class. A network in evaluation mode is searched; neither its gradients nor its buffers are touched.
+
+    A search may be too strong to learn from: worst cases help a network that is nearly right on random ones, and hold up one that is not.
+    Where random augmentation does not fit the training data within the epochs at hand, take fewer steps (one or two in the 15 epochs of the
+    benchmark of digits), more epochs, or a network that learns faster, by normalisation say. `start_loss` in `history_` tells: it is
+    the loss at random attributes.
 
     References
     ----------
@@ -417,55 +386,24 @@ class AttributeAdversarialClassifier(NetClassifier):
         n_starts = check_integer("n_starts", n_starts, low=1)
         n_steps = check_integer("n_steps", n_steps, low=0)
         n_climbs = check_integer("n_climbs", n_climbs, low=1)
+        grid = None if grid is None else check_integer("grid", grid, low=2)
         X = self._as_float32(X, reset=False)
         codes = self._codes(y, len(X))
         self._check_attributes(chain, X)
         if n_steps and grid is None:
             chain.check_derivatives(torch.from_numpy(X[:2]))
         seed = as_seed_sequence(random_state).generate_state(1).item()
-        generator = torch.Generator().manual_seed(seed)
-        module = self.module_
-        device = next(module.parameters()).device
-        parts: list[tuple[NDArray, ...]] = []
-        with frozen(module):
-            for rows in np.array_split(np.arange(len(X)), -(-len(X) // ATTACK_BATCH)):
-                x = torch.from_numpy(X[rows]).to(device)
-                true = torch.from_numpy(codes[rows]).to(device)
-                box = Box.of(chain, x)
-                objective = make_objective("adversarial", module, x, true, box.half)
-                gap = None
-                if grid is not None:
-                    n_points = check_integer("grid", grid, low=2)
-                    found, gap = grid_search(
-                        objective, chain, x, box, n_points=n_points, generator=generator
-                    )
-                else:
-                    found = search(
-                        objective,
-                        chain,
-                        x,
-                        box,
-                        n_starts=n_starts,
-                        n_steps=n_steps,
-                        n_climbs=n_climbs,
-                        generator=generator,
-                    )
-                with torch.no_grad():
-                    clean_loss = objective(x, box.half)
-                    wrong = module(found.x).argmax(1) != true
-                kept = [found.value, found.objective, clean_loss, found.start, wrong, found.x]
-                parts.append(
-                    tuple(t.cpu().numpy() for t in (*kept, *([] if gap is None else [gap])))
-                )
-        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-        value, loss, clean_loss, start, wrong, images = columns[:6]
-        value = np.clip(
-            value.astype(float), chain.low, chain.high
-        )  # which float32 may have rounded
-        table = pd.DataFrame(value, columns=list(chain.names))
-        loss, clean_loss, start = (v.astype(float) for v in (loss, clean_loss, start))
-        gap = columns[6].astype(float) if grid is not None else None
-        return AttackResult(table, loss, clean_loss, start, wrong, images, gap)
+        return attack(
+            self.module_,
+            chain,
+            X,
+            codes,
+            n_starts=n_starts,
+            n_steps=n_steps,
+            n_climbs=n_climbs,
+            grid=grid,
+            generator=torch.Generator().manual_seed(seed),
+        )
 
     def _codes(self, y: ArrayLike, n: int) -> NDArray[np.int64]:
         """Positions of labels among the classes."""
