@@ -92,7 +92,9 @@ class PruningEffectDisplay:
         levels = result.effects["level"].unique()
         sparsity_level = levels[len(levels) // 2] if sparsity_level is None else sparsity_level
         if sparsity_level not in levels:
-            raise ValueError(f"sparsity_level must be one of {levels.tolist()}, got {sparsity_level!r}")
+            raise ValueError(
+                f"sparsity_level must be one of {levels.tolist()}, got {sparsity_level!r}"
+            )
         return cls(result, kind, float(noise), int(sparsity_level)).plot(ax=ax)
 
     def plot(self, ax: Axes | None = None) -> Self:
