@@ -367,8 +367,8 @@ class ViewpointPolicy(BaseEstimator, Policy):
         Parameters
         ----------
         obs : dict or list of array
-            Observations of E episodes as the batched environment gives them: "targets" (E, N, n_features_in_) and "mask" (E, N); or, for
-            each episode, an array (n_targets, n_features_in_).
+            Observations of E episodes as the batched environment gives them: "targets" (E, N, F) and "mask" (E, N); or, for
+            each episode, an array (n_targets, F), with F as in ``n_features_in_``.
 
         Returns
         -------
