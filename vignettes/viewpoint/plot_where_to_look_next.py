@@ -39,8 +39,8 @@ ax.set(
 # ----------
 #
 # Five policies fly the same 200 scenarios of six targets in 16 x 16 m: random moves; standing before the nearest target until it is classified;
-# a tour; the most bits a second, by one that *knows* the classifier; and a network that was trained by reinforcement learning and
-# only knows what it sees: places, velocities, and how much is known about each target.
+# a tour; the most bits a second, by one that *knows* the classifier; and a network that imitated that one at first, went on by reinforcement
+# learning, and only knows what it sees: places, velocities, and how much is known about each target.
 from statml.adapters import ViewpointPolicy
 from statml.adapters.viewpoint import (
     GreedyInformationPolicy,
