@@ -385,7 +385,7 @@ class ViewpointPolicy(BaseEstimator, Policy):
         with torch.no_grad():
             return self.network_.critic(targets, mask)[:, 0].double().numpy() / self.reward_scale
 
-    def score(self, env, n_episodes: int = 100, random_state: RandomState = 0) -> float:
+    def score(self, env: Any, n_episodes: int = 100, random_state: RandomState = 0) -> float:
         """Mean fraction of targets classified within the horizon, over fresh episodes of `env`; higher is better.
 
         Parameters

@@ -18,6 +18,8 @@ from statml._validation import RandomState, as_generator, check_choice, check_le
 from statml.inference import percentile_interval
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from .displays import ByNumberDisplay, SurvivalDisplay
 
 Array = NDArray[np.float64]
@@ -258,13 +260,15 @@ class ViewpointResults:
 
     # --- plots ------------------------------------------------------------------------------------------
 
-    def plot_survival(self, ax=None, level: float = 0.95) -> SurvivalDisplay:
+    def plot_survival(self, ax: Axes | None = None, level: float = 0.95) -> SurvivalDisplay:
         """Share of scenarios that are not finished, over time; see `SurvivalDisplay`."""
         from .displays import SurvivalDisplay
 
         return SurvivalDisplay.from_results(self, ax=ax, level=level)
 
-    def plot_by_n(self, term: str = "success", ax=None, level: float = 0.95) -> ByNumberDisplay:
+    def plot_by_n(
+        self, term: str = "success", ax: Axes | None = None, level: float = 0.95
+    ) -> ByNumberDisplay:
         """A figure by the number of targets; see `ByNumberDisplay`."""
         from .displays import ByNumberDisplay
 

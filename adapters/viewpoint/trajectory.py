@@ -19,6 +19,8 @@ from .scenario import Scenario, draw_keys
 from .scene import Scene
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from .animation import Animation
     from .displays import BeliefsDisplay, TrajectoryDisplay
     from .environment import ActiveClassificationEnv
@@ -98,13 +100,13 @@ class Trajectory:
             }
         )
 
-    def plot(self, ax=None) -> TrajectoryDisplay:
+    def plot(self, ax: Axes | None = None) -> TrajectoryDisplay:
         """The way of the drone and of the targets on a map; see `TrajectoryDisplay`."""
         from .displays import TrajectoryDisplay
 
         return TrajectoryDisplay(self).plot(ax)
 
-    def plot_beliefs(self, ax=None) -> BeliefsDisplay:
+    def plot_beliefs(self, ax: Axes | None = None) -> BeliefsDisplay:
         """The belief about each target over time; see `BeliefsDisplay`."""
         from .displays import BeliefsDisplay
 

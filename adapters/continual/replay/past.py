@@ -47,6 +47,7 @@ class Past:
 
     @property
     def n_classes(self) -> int:
+        """Number of classes seen so far."""
         return len(self.weights)
 
     def classify(self, Z: Array) -> NDArray[np.int64]:
