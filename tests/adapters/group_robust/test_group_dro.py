@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from sklearn import config_context
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -393,7 +392,7 @@ def test_groups_that_call_for_a_warning(spurious):
     leaky = np.column_stack([X, 2 * y + spurious.attribute])
     with pytest.warns(UserWarning, match="the class can be read off"):
         GroupDRONet(**QUICK).fit(leaky, y, groups=spurious.groups)
-    with pytest.warns(ConvergenceWarning, match="the training diverged"):
+    with pytest.raises(ValueError, match="the training has diverged"):
         GroupDRONet(**{**QUICK, "optimizer": "sgd", "lr": 1e20, "epochs": 20}).fit(X, y)
 
 
