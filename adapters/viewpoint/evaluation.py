@@ -40,7 +40,8 @@ def evaluate(
     policies : dict of str to policy, or sequence of policies
         A sequence is named by the classes. A policy has ``predict(observation)``; see `Policy`.
     env : ActiveClassificationEnv or Scene
-        Whose settings are used (among them whether beliefs start at random or uniform); its episode stays as it is.
+        Whose settings are used (among them whether beliefs start at random or uniform), except for ``action``: every policy flies its own kind.
+        Its episode stays as it is.
     scenarios : int or Scenario, default=300
         How many to draw, or the scenarios themselves.
     random_state : int, SeedSequence, Generator, RandomState or None, default=0
@@ -77,7 +78,7 @@ def evaluate(
     frames, targets = [], []
     with progress_bar(len(named), progress, "policies") as bar:
         for name, policy in named.items():
-            by_scenario, by_target = _measured(policy, scene, scenarios)
+            by_scenario, by_target = _measured(policy, copy.copy(scene), scenarios)
             by_scenario.insert(0, "policy", name)
             by_target.insert(0, "policy", name)
             frames.append(by_scenario)
@@ -97,7 +98,7 @@ def play(policy: Any, scene: Scene, scenario: Scenario) -> Iterator[StepResult]:
     ----------
     policy : policy
     scene : Scene
-        Is advanced.
+        Is advanced, by actions of the policy's kind.
     scenario : Scenario
 
     Yields
@@ -105,6 +106,7 @@ def play(policy: Any, scene: Scene, scenario: Scenario) -> Iterator[StepResult]:
     StepResult
     """
     scene.set_scenario(scenario)
+    scene.action = getattr(policy, "action", scene.action)
     if hasattr(policy, "reset"):
         policy.reset(scene.episodes)
     knows_scene = getattr(policy, "needs_scene", False)

@@ -44,7 +44,6 @@ from statml.parallel import check_progress, progress_bar
 
 from .baselines import GreedyInformationPolicy
 from .baselines._policy import Policy
-from .evaluation import evaluate
 from .networks import ENCODERS, ActorCritic, act
 from .storage import Checkpoint, read_policy, write_policy
 
@@ -361,6 +360,12 @@ class ViewpointPolicy(BaseEstimator, Policy):
 
     # --- decisions --------------------------------------------------------------------------------------
 
+    @property
+    def action(self) -> str:
+        """The kind of action that it was trained to: "displacement" or "candidate"."""
+        check_is_fitted(self, "network_")
+        return "displacement" if self.env_spec_["n_candidates"] is None else "candidate"
+
     def predict(self, obs: dict[str, NDArray] | Sequence[NDArray]) -> NDArray:
         """The best action in each episode, without exploration.
 
@@ -384,19 +389,6 @@ class ViewpointPolicy(BaseEstimator, Policy):
         targets, mask = self._tensors(obs)
         with torch.no_grad():
             return self.network_.critic(targets, mask)[:, 0].double().numpy() / self.reward_scale
-
-    def score(self, env: Any, n_episodes: int = 100, random_state: RandomState = 0) -> float:
-        """Mean fraction of targets classified within the horizon, over fresh episodes of `env`; higher is better.
-
-        Parameters
-        ----------
-        env : ActiveClassificationEnv or Scene
-        n_episodes : int, default=100
-        random_state : int, SeedSequence, Generator, RandomState or None, default=0
-            Of the episodes.
-        """
-        results = evaluate([self], env, n_episodes, random_state=random_state, progress=False)
-        return float(results.frame["fraction"].mean())
 
     def _tensors(self, obs) -> tuple[torch.Tensor, torch.Tensor]:
         check_is_fitted(self, "network_")

@@ -1,6 +1,6 @@
 """Policies that are not learned. One a file."""
 
-from ._policy import Policy, run_episodes
+from ._policy import Policy
 from .greedy_information import GreedyInformationPolicy
 from .nearest_frontal import NearestFrontalPolicy
 from .orbit import OrbitPolicy
@@ -14,5 +14,4 @@ __all__ = [
     "Policy",
     "RandomPolicy",
     "TourPolicy",
-    "run_episodes",
 ]

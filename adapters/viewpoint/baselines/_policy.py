@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from statml._validation import RandomState, check_integer
+from statml._validation import RandomState
 
-from ..scenario import draw_keys
 from ..scene import OBSERVATION_COLUMNS, Scene
 
 if TYPE_CHECKING:
@@ -19,13 +17,14 @@ COLUMN = {name: i for i, name in enumerate(OBSERVATION_COLUMNS)}
 
 
 class Policy:
-    """A policy: ``predict(observation)`` gives displacement actions (E, 3).
+    """A policy: ``predict(observation)`` gives actions of the kind ``action``: displacements (E, 3), or the numbers of candidates (E,).
 
     Observations are ``{"targets": (E, N, F), "mask": (E, N)}``. A policy with memory forgets it in ``reset(episodes)``. A policy with
     ``needs_scene = True`` is called as ``predict(observation, scene)``: it knows the sensor, the field and the beliefs, which a learned
     policy does not.
     """
 
+    action = "displacement"
     needs_scene = False
 
     def reset(self, episodes: int) -> None:
@@ -73,54 +72,26 @@ class Policy:
         Parameters
         ----------
         env : ActiveClassificationEnv or Scene
-            With ``action="displacement"``.
+            Whose settings are used; see `evaluate`.
         n_episodes : int, default=100
         random_state : int, SeedSequence, Generator, RandomState or None, default=0
+            Of the episodes.
 
         Returns
         -------
         float
             In [0, 1], higher is better.
         """
-        scene = getattr(env, "scene", env)
-        if scene.action != "displacement":
-            raise ValueError(f'env must have action="displacement", got "{scene.action}"')
-        scene = copy(scene)  # the caller's episode stays as it is
-        scenario = scene.draw(draw_keys(random_state, check_integer("n_episodes", n_episodes, 1)))
-        return float(run_episodes(self, scene, scenario)["fraction"].mean())
+        from ..evaluation import evaluate
+
+        results = evaluate(
+            {"self": self}, env, n_episodes, random_state=random_state, progress=False
+        )
+        return float(results.frame["fraction"].mean())
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_"))
         return f"{type(self).__name__}({shown})"
-
-
-def run_episodes(policy: Any, scene: Scene, scenario: Any) -> dict[str, np.ndarray]:
-    """Run a policy on every episode of a scenario to its end.
-
-    Returns
-    -------
-    dict of arrays of shape (E,)
-        "success"; "seconds" until success, or until the cut; "fraction" classified; "right", the number declared rightly; "declared".
-    """
-    scene.set_scenario(scenario)
-    if hasattr(policy, "reset"):
-        policy.reset(scene.episodes)
-    seconds = np.full(scene.episodes, scene.horizon * scene.dt)
-    success = np.zeros(scene.episodes, bool)
-    while not scene.finished.all():
-        observation = scene.observe()
-        known = (observation, scene) if getattr(policy, "needs_scene", False) else (observation,)
-        result = scene.step(policy.predict(*known))
-        now = result.done_all & ~success
-        seconds[now] = scene.time[now] * scene.dt
-        success |= now
-    return {
-        "success": success,
-        "seconds": seconds,
-        "fraction": scene.fraction_classified(),
-        "declared": scene.tracked.sum(-1),
-        "right": scene.declared_right().sum(-1),
-    }
 
 
 def keep_or_choose(

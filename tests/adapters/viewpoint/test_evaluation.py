@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from statml.adapters.viewpoint import (
+    ActiveClassificationEnv,
     GreedyInformationPolicy,
     NearestFrontalPolicy,
     NoisySensor,
@@ -16,6 +17,7 @@ from statml.adapters.viewpoint import (
     evaluate,
     rollout,
 )
+from statml.adapters.viewpoint.baselines import Policy
 from statsmodels.stats.proportion import proportion_confint
 
 
@@ -28,6 +30,26 @@ def results():
         "random": RandomPolicy(),
     }
     return evaluate(policies, scene, 60, random_state=3)
+
+
+class FirstCandidate(Policy):
+    action = "candidate"
+
+    def _act(self, observation, scene):
+        return np.zeros(len(observation["mask"]), int)
+
+
+def test_every_policy_flies_its_own_kind_of_action():
+    """Displacements and candidates meet the same scenarios, whatever kind the environment has."""
+    policies = {"greedy": GreedyInformationPolicy(), "first": FirstCandidate()}
+    env = ActiveClassificationEnv(n_targets=2, action="candidate", random_beliefs=False)
+    one = evaluate(policies, env, 20).frame
+    two = evaluate(dict(reversed(policies.items())), Scene(n_targets=2, random_beliefs=False), 20)
+    assert env.scene.action == "candidate"
+    for name in policies:
+        a, b = (frame[frame["policy"] == name] for frame in (one, two.frame))
+        assert a["seconds"].tolist() == b["seconds"].tolist()
+    assert one.loc[one["policy"] == "first", "fraction"].mean() > 0.4  # the first target of two
 
 
 class Recorder(NearestFrontalPolicy):

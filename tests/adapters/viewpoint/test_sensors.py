@@ -17,7 +17,8 @@ from statml.adapters.viewpoint import (
     plate_quality,
     reliability,
 )
-from statml.adapters.viewpoint.baselines import GreedyInformationPolicy, run_episodes
+from statml.adapters.viewpoint.baselines import GreedyInformationPolicy
+from statml.adapters.viewpoint.evaluation import evaluate
 from statml.adapters.viewpoint.noise import Noise
 from statml.adapters.viewpoint.sensors import Looks
 from statsmodels.stats.proportion import proportion_confint
@@ -80,12 +81,13 @@ def test_the_noisy_sensor_errs_as_often_as_it_says():
 def test_beliefs_from_honest_looks_are_right_as_often_as_they_say():
     """With independent looks Bayes' rule is exact: of targets declared at 95 %, at least 95 % are what was declared."""
     scene = Scene(n_targets=3, sensor=NoisySensor(), random_beliefs=False, horizon=120)
-    result = run_episodes(GreedyInformationPolicy(), scene, scene.draw(np.arange(300) + 10_000))
-    declared, right = result["declared"].sum(), result["right"].sum()
-    assert declared > 300
-    said = scene.beliefs.max(-1)[scene.tracked].mean()
+    scenarios = scene.draw(np.arange(300) + 10_000)
+    targets = evaluate([GreedyInformationPolicy()], scene, scenarios).targets
+    declared = targets[targets["declared"]]
+    assert len(declared) > 300
+    said = declared["belief"].mean()
     assert said >= 0.95
-    assert abs(right / declared - said) < 4 * np.sqrt(said * (1 - said) / declared)
+    assert abs(declared["right"].mean() - said) < 4 * np.sqrt(said * (1 - said) / len(declared))
 
 
 # --- tables
@@ -271,10 +273,10 @@ def test_the_expert_plans_with_a_table_of_a_black_box(digits):
     with pytest.raises(
         TypeError, match=r"sensor must have a method quality.*TableSensor.from_sensor"
     ):
-        run_episodes(GreedyInformationPolicy(), scene, scenario)
+        evaluate([GreedyInformationPolicy()], scene, scenario)
     table = TableSensor.from_sensor(digits, 6, 5000, random_state=0)
-    result = run_episodes(GreedyInformationPolicy(sensor=table), scene, scenario)
-    assert result["fraction"].mean() > 0.8
+    results = evaluate([GreedyInformationPolicy(sensor=table)], scene, scenario)
+    assert results.frame["fraction"].mean() > 0.8
 
 
 def stare(sensor, fusion, distance, degrees, m=800):
