@@ -30,5 +30,7 @@ from .protocols import (
 )
 from .pymc_bridge import (
     PyMCModel as PyMCModel,
+)
+from .record_sweep import (
     RecordSweepStep as RecordSweepStep,
 )

@@ -1,22 +1,12 @@
-r"""PyMC models as data models, and record sweeps inside ``pm.sample``.
+r"""PyMC models as data models.
 
 `PyMCModel` makes a data model for `PrivatePosterior` of a PyMC model in which the confidential records are a free variable: priors
 and records are drawn by PyMC, and theta given complete records moves by a step that leaves
 
 .. math:: p(\theta \mid x) \propto p(\theta) \prod_i f(x_i \mid \theta)
 
-invariant, on PyMC's unconstrained scale: Hamiltonian Monte Carlo of fixed length, or slices. `RecordSweepStep` is the other way
-round: PyMC's own sampler moves theta, and this step moves the records given theta and the release.
-
-A step must cost little, since it is taken in every sweep: a trajectory has a few leapfrog steps [1]_. The step size (dual
-averaging towards 80 % acceptance [2]_) and a diagonal metric are tuned in warm-up and then frozen. The metric is the mean square of
-the gradients that the chain sees, which at stationarity is the mean precision of :math:`p(\theta \mid x)`: the spread of the chain
-itself would not do, since theta given the release is far wider than theta given records.
-
-References
-----------
-.. [1] R. M. Neal (2011). MCMC using Hamiltonian dynamics. Handbook of Markov Chain Monte Carlo.
-.. [2] M. D. Hoffman, A. Gelman (2014). The no-U-turn sampler. JMLR 15. Section 3.2.
+invariant, on PyMC's unconstrained scale (`theta_steps`). `RecordSweepStep` (`record_sweep`) is the other way round: PyMC's own
+sampler moves theta, and the step moves the records given theta and the release.
 """
 
 from __future__ import annotations
@@ -30,24 +20,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._validation import check_choice, check_integer
-from .kernels.chain import LogEta, accept_records, as_matrix
-from .protocols import Array, Mechanism
+from .protocols import Array
+from .theta_steps import hamiltonian_step, slice_rounds, untuned
 
 try:
     import pymc as pm
     import pytensor
     from pymc.pytensorf import join_nonshared_inputs, reseed_rngs
-    from pymc.step_methods.compound import BlockedStep, StepMethodState
 except ImportError as error:  # pragma: no cover
     raise ImportError(
         "PyMCModel and RecordSweepStep need PyMC: pip install 'statml[privacy]', or pip install pymc"
     ) from error
 
 MODE = "NUMBA"  # compiles in seconds and needs no C compiler
-TARGET_ACCEPTANCE = 0.8
-JITTER = 0.2  # of the step size, against trajectories that return to where they began
-FIRST_METRIC = 50  # steps before the metric is set; then after twice as many, and so on
-MOST_SLICE_STEPS = 50
 _COMPILED: dict[tuple[str, int], _Compiled] = {}  # of this process
 
 
@@ -124,7 +109,7 @@ class PyMCModel:
             shape = np.shape(self.statistic(x.reshape(len(x), -1)))
             statistic_names = [f"S[{j}]" for j in range(shape[1])]
         self.statistic_names = list(statistic_names)
-        self.chain_state: dict[str, Any] = _untuned(graph.n_unconstrained)
+        self.chain_state: dict[str, Any] = untuned(graph.n_unconstrained)
 
     # --- the protocol -------------------------------------------------------------------------------
 
@@ -257,17 +242,17 @@ class _Compiled:
 
     @cached_property
     def _prior(self):
-        return _compile(self.graph.model, [], self.graph.theta)
+        return compile_function(self.graph.model, [], self.graph.theta)
 
     @cached_property
     def _records(self):
-        return _compile(self.graph.model, self.graph.theta, self.graph.x)
+        return compile_function(self.graph.model, self.graph.theta, self.graph.x)
 
     @cached_property
     def _forward(self):
         model, theta = self.graph.model, self.graph.theta
-        values = [_transformed(model, rv, rv) for rv in theta]
-        return _compile(model, theta, values)
+        values = [unconstrained(model, rv, rv) for rv in theta]
+        return compile_function(model, theta, values)
 
     @cached_property
     def _target_and_natural(self):
@@ -281,16 +266,16 @@ class _Compiled:
             self.graph.start, [log_p, *natural], self.graph.values
         )
         return (
-            _compile(model, [q, x_in], [log_p, pytensor.grad(log_p, q)]),
-            _compile(model, [q], natural),
+            compile_function(model, [q, x_in], [log_p, pytensor.grad(log_p, q)]),
+            compile_function(model, [q], natural),
         )
 
     def draw_prior(self, rng: np.random.Generator) -> Array:
-        _reseed(self._prior, rng)
+        reseed(self._prior, rng)
         return _flat(self._prior())
 
     def draw_records(self, theta: Array, rng: np.random.Generator) -> Array:
-        _reseed(self._records, rng)
+        reseed(self._records, rng)
         x = np.asarray(self._records(*self._split(theta)), dtype=float)
         return np.ascontiguousarray(x.reshape(len(x), -1))
 
@@ -316,13 +301,13 @@ class _Compiled:
         return [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
 
-def _compile(model, inputs: list, outputs):
+def compile_function(model, inputs: list, outputs):
     # "ignore": parameters that the records do not depend on are taken too
     with model:
         return pm.compile(inputs, outputs, random_seed=0, mode=MODE, on_unused_input="ignore")
 
 
-def _transformed(model, rv, value):
+def unconstrained(model, rv, value):
     """A value of a variable on PyMC's unconstrained scale, as a graph; bounds may depend on other variables."""
     transform = model.rvs_to_transforms[rv]
     return value if transform is None else transform.forward(value, *rv.owner.inputs)
@@ -332,7 +317,7 @@ def _flat(values) -> Array:
     return np.concatenate([np.ravel(v) for v in values]).astype(float)
 
 
-def _reseed(function, rng: np.random.Generator) -> None:
+def reseed(function, rng: np.random.Generator) -> None:
     """All randomness of a compiled function from the chain's generator."""
     reseed_rngs(_generators(function), int(rng.integers(2**63)))
 
@@ -345,268 +330,3 @@ def _generators(function) -> list:
             v for v in function.get_shared() if isinstance(v.type, RandomGeneratorType)
         ]
     return function._statml_generators
-
-
-# --- theta given records ------------------------------------------------------------------------------
-
-
-def _untuned(k: int) -> dict[str, Any]:
-    """The tuning of a chain before it starts: numbers and arrays, which a checkpoint keeps."""
-    return {
-        "frozen": 0,
-        "scale": np.ones(k),  # of q: the metric is diag(scale^-2)
-        "log_size": 0.0,
-        "mean_log_size": 0.0,
-        "error": 0.0,
-        "n_adapted": 0,
-        "centre": 0.0,
-        "squares": np.zeros(k),
-        "n_squares": 0,
-        "window": FIRST_METRIC,
-    }
-
-
-def hamiltonian_step(
-    target: Callable[[Array], tuple[float, Array]],
-    q: Array,
-    n_steps: int,
-    state: dict[str, Any],
-    rng: np.random.Generator,
-) -> Array:
-    """One trajectory of `n_steps` leapfrog steps, and the tuning that it teaches while warm-up lasts.
-
-    Parameters
-    ----------
-    target : callable
-        q -> (log density, gradient).
-    q : ndarray of shape (k,)
-    n_steps : int
-    state : dict
-        As `_untuned` makes it; changed in place until it is frozen.
-    rng : Generator
-
-    Returns
-    -------
-    ndarray of shape (k,)
-    """
-    scale = state["scale"]
-    size = np.exp(state["log_size"]) * (1 + JITTER * (2 * rng.random() - 1))
-    momentum, threshold = rng.standard_normal(len(q)), -rng.standard_exponential()
-    log_p, gradient = target(q)
-    if not np.isfinite(log_p):
-        raise ValueError(
-            f"the PyMC model has log density {log_p} at parameters and records that it drew itself"
-        )
-    if not state["frozen"]:
-        state["squares"] = state["squares"] + gradient**2
-        state["n_squares"] += 1
-    start, energy = q, log_p - 0.5 * momentum @ momentum
-    with np.errstate(over="ignore", invalid="ignore"):  # a trajectory may diverge; it is refused
-        for _ in range(n_steps):
-            momentum = momentum + 0.5 * size * scale * gradient
-            q = q + size * scale * momentum
-            log_p, gradient = target(q)
-            momentum = momentum + 0.5 * size * scale * gradient
-        change = log_p - 0.5 * momentum @ momentum - energy
-    acceptance = np.exp(min(change, 0.0)) if np.isfinite(change) else 0.0
-    if not state["frozen"]:
-        _tune(state, acceptance)
-    return q if np.isfinite(change) and change > threshold else start
-
-
-def _tune(state: dict[str, Any], acceptance: float) -> None:
-    """Dual averaging of the step size (Hoffman and Gelman, Algorithm 5), and now and then a new metric."""
-    state["n_adapted"] += 1
-    m = state["n_adapted"]
-    state["error"] += (TARGET_ACCEPTANCE - acceptance - state["error"]) / (m + 10)
-    state["log_size"] = state["centre"] - np.sqrt(m) / 0.05 * state["error"]
-    weight = m**-0.75
-    state["mean_log_size"] += weight * (state["log_size"] - state["mean_log_size"])
-    if state["n_squares"] >= state["window"]:
-        precision = state["squares"] / state["n_squares"]
-        known = precision > 0
-        state["scale"] = np.where(known, 1 / np.sqrt(np.where(known, precision, 1.0)), 1.0)
-        state["squares"], state["n_squares"] = np.zeros_like(precision), 0
-        state["window"] *= 2
-        # on the new scale the best step is of order one
-        state.update(log_size=0.0, mean_log_size=0.0, error=0.0, n_adapted=0, centre=0.0)
-
-
-def slice_rounds(
-    log_density: Callable[[Array], float],
-    q: Array,
-    n_rounds: int,
-    state: dict[str, Any],
-    rng: np.random.Generator,
-) -> Array:
-    """Rounds of slices, one coordinate after another (Neal 2003, Figures 3 and 5); widths are tuned until they are frozen."""
-    q = q.copy()
-    here = log_density(q)
-    for _ in range(n_rounds):
-        for j in range(len(q)):
-            level, at = here - rng.standard_exponential(), q[j]
-            width = state["scale"][j]
-            low = at - width * rng.random()
-            high = low + width
-            n_left = int(MOST_SLICE_STEPS * rng.random())
-
-            def value(point: float, j: int = j) -> float:
-                q[j] = point
-                return log_density(q)
-
-            for _ in range(n_left):
-                if not value(low) > level:
-                    break
-                low -= width
-            for _ in range(MOST_SLICE_STEPS - 1 - n_left):
-                if not value(high) > level:
-                    break
-                high += width
-            widest = high - low
-            while True:
-                point = low + (high - low) * rng.random()
-                density = value(point)
-                if density > level or point == at:
-                    break
-                low, high = (point, high) if point < at else (low, point)
-            here = density
-            if not state["frozen"]:
-                state["n_adapted"] += 1
-                state["scale"] = state["scale"].copy()
-                state["scale"][j] += (widest / 2 - width) / np.sqrt(state["n_adapted"] + 1)
-    return q
-
-
-# --- records given theta, inside pm.sample ----------------------------------------------------------------
-
-
-class RecordSweepStep(BlockedStep):
-    """The record sweep as a step for ``pm.sample``: latent records given all else and the release.
-
-    Proposals for every record come from the PyMC model given the other variables; each is accepted by the ratio of the mechanism's
-    density, one after another. All other variables keep the samplers that PyMC gives them.
-
-    Parameters
-    ----------
-    vars : variable
-        The free variable that holds the records; its first axis is the record. Records must be independent given the other
-        variables.
-    statistic : callable
-        ``(x of shape (n, d)) -> (n, m)``: what was summed for the release.
-    mechanism : Mechanism
-    release : array-like of shape (m,)
-    model : pm.Model or None, default=None
-        None takes that of the context.
-    rng, blocked
-        As PyMC passes them.
-
-    Notes
-    -----
-    The sampler statistics are ``accept_rate`` and ``log_eta``. The model itself must not know the release.
-
-    Examples
-    --------
-    >>> import pymc as pm
-    >>> from statml.privacy import RecordSweepStep, mechanisms
-    >>> with pm.Model():
-    ...     mu = pm.Normal("mu", 0, 2)
-    ...     x = pm.Normal("x", mu, 1, shape=20)
-    ...     step = RecordSweepStep(x, lambda x: x / len(x), mechanisms.Gaussian(0.5), [1.5])
-    ...     idata = pm.sample(step=step)  # doctest: +SKIP
-    """
-
-    name = "record_sweep"
-    _state_class = StepMethodState
-    stats_dtypes_shapes = {  # noqa: RUF012
-        "accept_rate": (np.float64, []),
-        "log_eta": (np.float64, []),
-    }
-
-    def __init__(
-        self,
-        vars: Any,
-        statistic: Callable[[Array], ArrayLike],
-        mechanism: Mechanism,
-        release: ArrayLike,
-        *,
-        model: Any = None,
-        blocked: bool = True,
-        rng: Any = None,
-    ):
-        variables = list(vars) if isinstance(vars, (list, tuple)) else [vars]
-        if len(variables) != 1:
-            raise ValueError(
-                f"vars must be the one variable that holds the records, got {variables}"
-            )
-        if not isinstance(mechanism, Mechanism):
-            raise TypeError(f"mechanism must be a Mechanism, got {type(mechanism).__name__}")
-        if not callable(statistic):
-            raise TypeError(f"statistic must be callable, got {type(statistic).__name__}")
-        model = pm.modelcontext(model)
-        x = model.values_to_rvs.get(variables[0], variables[0])
-        if x not in model.free_RVs:
-            raise ValueError(f"vars must be a free variable of the model, got {variables[0]}")
-        self.vars = [model.rvs_to_values[x]]
-        self.var_names = tuple(v.name for v in self.vars)
-        self.rng = pm.util.get_random_generator(rng)
-        others = [rv for rv in model.free_RVs if rv is not x]
-        values = [model.rvs_to_values[rv] for rv in others]
-        self._others = [v.name for v in values]
-        given = x.type("given")
-        self._natural = _compile(
-            model, [*values, *self.vars], model.replace_rvs_by_values([*others, x])
-        )
-        self._records = _compile(model, others, x)
-        self._back = _compile(model, [given, *others], _transformed(model, x, given))
-        self.mechanism = mechanism
-        self._statistic = _Statistic(statistic)
-        _, x, _ = self._draw(model.initial_point())
-        t = self._statistic.statistic(_rows(x))
-        names = [f"S[{j}]" for j in range(t.shape[1])]
-        self._statistic.statistic_names = names
-        self.release = mechanism.check_release(release, names, len(t))
-        self._log_eta = LogEta(mechanism, self._statistic)
-
-    def step(self, point: dict[str, Array]) -> tuple[dict[str, Array], list[dict[str, float]]]:
-        """One sweep over the records."""
-        others, x, x_new = self._draw(point)
-        t = self._t(_rows(x))
-        S = t.sum(axis=0)
-        accepted, _, log_eta = accept_records(
-            self._log_eta, self.release, t, self._t(_rows(x_new)), S,
-            float(self.mechanism.log_density(self.release, S)), 1.0, self.rng,
-        )  # fmt: skip
-        x = x.copy()
-        x[accepted] = x_new[accepted]
-        stats = {"accept_rate": float(accepted.mean()), "log_eta": float(log_eta)}
-        return {**point, self.var_names[0]: np.asarray(self._back(x, *others))}, [stats]
-
-    def _draw(self, point: dict[str, Array]) -> tuple[list[Array], Array, Array]:
-        """The other variables, the records and new ones, on their natural scale."""
-        *others, x = self._natural(*(point[name] for name in [*self._others, *self.var_names]))
-        _reseed(self._records, self.rng)
-        return others, np.asarray(x), np.asarray(self._records(*others))
-
-    def _t(self, x: Array) -> Array:
-        return as_matrix(self.mechanism.statistic(self._statistic, x, self.release))
-
-
-class _Statistic:
-    """As much of a data model as mechanisms look at."""
-
-    def __init__(self, function: Callable[[Array], ArrayLike]):
-        self.function = function
-        self.statistic_names: list[str] = []
-
-    def statistic(self, x: Array) -> Array:
-        t = np.asarray(self.function(x), dtype=float)
-        if t.ndim != 2 or len(t) != len(x):
-            raise ValueError(
-                f"statistic must give one row for each of {len(x)} records, got shape {t.shape}"
-            )
-        return t
-
-
-def _rows(x: Any) -> Array:
-    x = np.asarray(x, dtype=float)
-    return x.reshape(len(x), -1)

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from statml.privacy import PrivatePosterior, mechanisms, models
-
 pm = pytest.importorskip("pymc")
-bridge = pytest.importorskip("statml.privacy.pymc_bridge")
+
+from statml.privacy import PrivatePosterior, RecordSweepStep, mechanisms, models  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:PyTensor could not link to a BLAS:UserWarning")
 N = 50
@@ -224,7 +223,7 @@ def test_models_that_do_not_fit_are_refused():
 
 def test_a_record_sweep_inside_pymc_gives_the_exact_posterior():
     with build(N) as model:
-        step = bridge.RecordSweepStep(model["x"], mean, mechanisms.Laplace(0.5), [1.3])
+        step = RecordSweepStep(model["x"], mean, mechanisms.Laplace(0.5), [1.3])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             idata = pm.sample(
@@ -247,7 +246,7 @@ def test_a_record_sweep_respects_transformed_records():
     with pm.Model() as model:
         rate = pm.Gamma("rate", 3, 1)
         x = pm.Exponential("x", rate, shape=20)
-        step = bridge.RecordSweepStep([x], lambda x: x, mechanisms.Gaussian(0.5), [9.0], rng=0)
+        step = RecordSweepStep([x], lambda x: x, mechanisms.Gaussian(0.5), [9.0], rng=0)
     point = model.initial_point()
     assert "x_log__" in point
     sums = []
@@ -282,4 +281,4 @@ def test_a_record_sweep_refuses_what_does_not_fit():
             ),
         ]:
             with pytest.raises(error, match=what):
-                bridge.RecordSweepStep(*arguments)
+                RecordSweepStep(*arguments)
