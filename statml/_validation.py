@@ -13,6 +13,9 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.utils import column_or_1d
 
 RandomState = int | np.random.SeedSequence | np.random.Generator | np.random.RandomState | None
 
@@ -172,6 +175,49 @@ def check_finite(name: str, values: Any) -> Any:
     return values
 
 
+def check_labels(name: str, labels: Any) -> NDArray:
+    """Check labels of records: of one dimension, of types that can be compared, none of them missing.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, for the error.
+    labels : array-like of shape (n_records,)
+        A column is flattened.
+
+    Returns
+    -------
+    ndarray of shape (n_records,)
+
+    Raises
+    ------
+    ValueError
+        If they have another shape, or a label is None, NaN or NaT.
+    TypeError
+        If labels cannot be sorted, as numbers among strings.
+
+    Examples
+    --------
+    >>> check_labels("y", [0, None, 1])
+    Traceback (most recent call last):
+    ...
+    ValueError: y must hold a label for every record, got None or NaN for 1 of 3
+    """
+    labels = column_or_1d(labels)
+    missing = int(pd.isna(labels).sum())
+    if missing:
+        raise ValueError(
+            f"{name} must hold a label for every record, got None or NaN for {missing} of {len(labels)}"
+        )
+    if labels.dtype == object:
+        try:
+            np.sort(labels)
+        except TypeError:
+            types = ", ".join(sorted({type(label).__name__ for label in labels}))
+            raise TypeError(f"{name} must hold labels of one type, got {types}") from None
+    return labels
+
+
 LARGEST = 1e75  # its fourth power is still a number
 
 
@@ -211,6 +257,38 @@ def check_magnitude(name: str, values: Any) -> Any:
             f"got {worst:g}; rescale it"
         )
     return values
+
+
+def check_outputs(outputs: NDArray) -> NDArray:
+    """Refuse what a network makes of records for which its numbers overflow.
+
+    Parameters
+    ----------
+    outputs : ndarray
+
+    Returns
+    -------
+    ndarray
+        As given.
+
+    Raises
+    ------
+    ValueError
+        If an output is NaN or infinite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> check_outputs(np.array([0.0, np.inf]))
+    Traceback (most recent call last):
+    ...
+    ValueError: X holds values for which the network's outputs are no finite numbers; scale it as the training data were
+    """
+    if not np.isfinite(outputs).all():
+        raise ValueError(
+            "X holds values for which the network's outputs are no finite numbers; scale it as the training data were"
+        )
+    return outputs
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> str:

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 
@@ -8,6 +9,7 @@ from statml._validation import (
     check_choice,
     check_finite,
     check_integer,
+    check_labels,
     check_level,
     check_magnitude,
     check_number,
@@ -159,3 +161,28 @@ def test_missing_and_infinite_numbers_are_counted():
     assert check_finite("y", np.array([1.0, 2.0])).tolist() == [1.0, 2.0]
     with pytest.raises(ValueError, match="y holds NaN or infinite values, 2 of 3"):
         check_finite("y", np.array([np.nan, 0.0, -np.inf]))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [0, None, 1],
+        [0.0, np.nan, 1.0],
+        np.array(["a", None, "b"], dtype=object),
+        pd.Series(["a", pd.NA, "b"]),
+        pd.Series(pd.to_datetime(["2020-01-01", None, "2020-01-02"])),
+    ],
+)
+def test_a_missing_label_is_refused_whatever_stands_for_it(labels):
+    with pytest.raises(ValueError, match="y must hold a label for every record, got .* for 1 of 3"):
+        check_labels("y", labels)
+
+
+def test_labels_that_cannot_be_sorted_are_refused_by_their_types():
+    with pytest.raises(TypeError, match="y must hold labels of one type, got int, str"):
+        check_labels("y", np.array([1, "a"], dtype=object))
+
+
+def test_labels_of_any_one_type_come_back_flat():
+    assert check_labels("y", [["b"], ["a"]]).tolist() == ["b", "a"]
+    assert check_labels("y", np.array([2, 1], dtype=object)).tolist() == [2, 1]

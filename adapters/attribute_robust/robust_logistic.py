@@ -39,7 +39,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from statml._validation import check_integer, check_number
+from statml._validation import check_integer, check_magnitude, check_number
 
 SHRINK = 0.2  # of the barrier, from one point of the path to the next
 
@@ -136,6 +136,7 @@ class RobustLogisticRegression(ClassifierMixin, BaseEstimator):
             If the gap is above `tol` after `max_iter` steps.
         """
         X, y = validate_data(self, X, y, dtype=np.float64)
+        check_magnitude("X", X)
         check_classification_targets(y)
         if type_of_target(y) == "multiclass":
             raise ValueError(

@@ -29,10 +29,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
-from statml._validation import check_choice
+from statml._validation import check_choice, check_labels, check_magnitude
 
 from .distances import DISTANCES, class_distances, record_distances
 
@@ -183,9 +183,9 @@ class Bound(BaseEstimator):
     def _check(self, Z, y, y_pred) -> tuple[Array, NDArray, NDArray]:
         check_choice("distance", self.distance, DISTANCES)
         check_choice("bound", self.bound, ("predicted", "min"))
-        Z = check_array(Z, dtype=float, input_name="Z")
-        y = column_or_1d(y)
-        y_pred = y if y_pred is None else column_or_1d(y_pred)
+        Z = check_magnitude("Z", check_array(Z, dtype=float, input_name="Z"))
+        y = check_labels("y", y)
+        y_pred = y if y_pred is None else check_labels("y_pred", y_pred)
         check_consistent_length(Z, y, y_pred)
         if (y.dtype.kind in "biuf") != (y_pred.dtype.kind in "biuf"):
             raise ValueError(
@@ -214,6 +214,7 @@ class Bound(BaseEstimator):
     def _latents(self, Z: ArrayLike) -> Array:
         check_is_fitted(self)
         Z = check_array(Z, dtype=float, input_name="Z", ensure_min_samples=0)
+        check_magnitude("Z", Z)
         if Z.shape[1] != self.n_features_in_:
             raise ValueError(
                 f"Z must have {self.n_features_in_} columns, as in fit, got {Z.shape[1]}"
@@ -233,7 +234,7 @@ def class_codes(name: str, labels: ArrayLike, classes: NDArray) -> NDArray[np.in
     >>> class_codes("y", ["b", "a"], np.array(["a", "b"]))
     array([1, 0])
     """
-    labels = column_or_1d(labels)
+    labels = check_labels(name, labels)
     known = np.isin(labels, classes)
     if not known.all():
         raise ValueError(

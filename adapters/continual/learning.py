@@ -23,7 +23,7 @@ from torch import nn
 
 from statml._validation import as_seed_sequence, check_choice, check_integer, check_number
 
-from .._estimator import NetClassifier
+from .._estimator import NetClassifier, relative_weights
 from .likelihoods import LIKELIHOODS
 from .regions import learn_regions
 from .regularization import REGULARIZATIONS
@@ -175,9 +175,9 @@ class TaskLearner(NetClassifier):
         weight = None
         if sample_weight is not None:
             weight = _check_sample_weight(
-                sample_weight, X, dtype=np.float32, ensure_non_negative=True
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True
             )
-            weight = weight / weight.mean()
+            weight = relative_weights(weight)
         return X, y, weight
 
     def _check_range(self, X: NDArray[np.float32]) -> None:

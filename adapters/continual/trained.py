@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from statml._validation import check_outputs
+
 from .._estimator import PREDICT_BATCH
 from .vae import VAE
 
@@ -79,4 +81,4 @@ class Trained:
         for k in range(0, max(len(arrays[0]), 1), PREDICT_BATCH):
             batch = [torch.from_numpy(a[k : k + PREDICT_BATCH]).to(self.device) for a in arrays]
             parts.append([value.cpu().numpy() for value in function(*batch)])
-        return [np.concatenate(values) for values in zip(*parts, strict=True)]
+        return [check_outputs(np.concatenate(values)) for values in zip(*parts, strict=True)]

@@ -26,7 +26,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, fx, nn
 
-from statml._validation import RandomState, as_seed_sequence, check_integer
+from statml._validation import (
+    RandomState,
+    as_seed_sequence,
+    check_finite,
+    check_integer,
+    check_outputs,
+)
 
 from . import storage
 from .chaining import reconstruct_network
@@ -262,7 +268,7 @@ class GenieQuantizer(Diagnostics, ClassifierMixin, BaseEstimator):
             If `model` is no Module of 32-bit floats.
         ValueError
             If there is neither batch normalisation nor X, the graph cannot be traced, the input shape cannot be inferred, or X
-            lies outside the range in `input_stats`.
+            lies outside the range in `input_stats` or is so large that the reconstruction diverges.
         """
         run = configure(self)
         seeds = as_seed_sequence(self.random_state).spawn(2)
@@ -332,9 +338,9 @@ class GenieQuantizer(Diagnostics, ClassifierMixin, BaseEstimator):
             raise ValueError(f"X must hold records, one a row, got shape {X.shape}")
         if X.dtype.kind not in "fiub":
             raise ValueError(f"X must hold numbers, got {X.dtype}")
-        if not np.isfinite(X).all():
-            raise ValueError("X must hold finite numbers, got NaN or infinity")
-        return torch.from_numpy(np.ascontiguousarray(X, dtype=np.float32)).to(self.device)
+        with np.errstate(over="ignore"):  # what overflows is refused as infinite
+            X = np.ascontiguousarray(X, dtype=np.float32)
+        return torch.from_numpy(check_finite("X, in single precision,", X)).to(self.device)
 
     def _images(
         self, run: Configuration, traced, X, shape, seeds, folder, fingerprint
@@ -440,7 +446,8 @@ class GenieQuantizer(Diagnostics, ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"X must hold records of shape {self.input_shape_}, got {tuple(X.shape[1:])}"
             )
-        return torch.cat([network(part).cpu() for part in X.split(PREDICT_BATCH)]).numpy()
+        parts = [network(part).cpu() for part in X.split(PREDICT_BATCH)]
+        return check_outputs(torch.cat(parts).numpy())
 
     # --- what else can be made of it --------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ Li, Y. et al. (2021). BRECQ: pushing the limit of post-training quantization by 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -166,7 +167,7 @@ def reconstruct_unit(
     quantizers = {
         name: layer.quantizer for name, layer in layers.items() if layer.quantizer is not None
     }
-    start = _hard_error(forward, layers, quantized, target)
+    start = _settled(_hard_error(forward, layers, quantized, target))
     curve: list[float] = []
     learns = roundings or weight_step or (activation_step and activations)
     if settings.recon_iter == 0 or not learns:
@@ -213,13 +214,23 @@ def reconstruct_unit(
         for activation in activations:
             activation.drop_prob, activation.generator = 0.0, None
     undecided = {name: q.undecided() if roundings else 0.0 for name, q in quantizers.items()}
-    soft = _error(forward, quantized, target)
+    soft = _settled(_error(forward, quantized, target))
     for quantizer in quantizers.values():
         quantizer.set_codes(_decided(quantizer))
     for layer in layers.values():
         layer.thaw()
         layer.freeze()
     return UnitRecord(start, soft, _error(forward, quantized, target), undecided, curve)
+
+
+def _settled(error: float) -> float:
+    """Refuse the error of a unit that has diverged."""
+    if not math.isfinite(error):
+        raise ValueError(
+            "the reconstruction has diverged, the error of a unit is no finite number: scale X as the network's training "
+            "data were, or lower lr_round, lr_w_step or lr_a_step"
+        )
+    return error
 
 
 def _optimizers(quantizers, activations, settings, roundings, weight_step, activation_step):
