@@ -38,10 +38,10 @@ from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.utils import check_array, check_consistent_length
 
-from .._validation import check_choice, check_integer
+from .._validation import check_choice, check_integer, check_labels
 from ._base import BaseInfluence
 from .models import split_pipeline
-from .oracle import check_labels, count, take
+from .oracle import count, take
 from .semivalues import Semivalue, log_binomial, log_weights
 
 Array = NDArray[np.float64]
@@ -135,7 +135,7 @@ class KNNShapley(BaseInfluence):
     def _check_y(self, y):
         if self.kind == "regression":
             return check_array(y, ensure_2d=False, dtype=float, input_name="y").ravel()
-        y = check_labels(y)
+        y = check_labels("y", y)
         if y.dtype.kind == "f" and not np.array_equal(y, np.round(y)):
             raise ValueError(
                 f'y must hold class labels for kind="{self.kind}"; kind="regression" takes numbers'

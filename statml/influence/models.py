@@ -24,12 +24,12 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, check_consistent_length, compute_class_weight
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .._validation import check_magnitude
 from .glm_families import Binomial, Gaussian, LinkedFamily, Poisson, Softmax
 from .glm_oracle import GLMOracle
-from .oracle import MEMORY_LIMIT, GradientOracle
+from .oracle import MEMORY_LIMIT, GradientOracle, check_weights
 
 OTHER_METHODS = (
     "LeaveOneOut(warm_start=False), SubsetEnsemble and DataShapley work for any estimator, TreeInfluence for "
@@ -124,9 +124,7 @@ def _from_sklearn(estimator, X, y, sample_weight, memory_limit):
     Z = _columns(final, transform(X))
     n = Z.shape[0]
     check_consistent_length(X, y)
-    v = None if sample_weight is None else _check_sample_weight(sample_weight, Z, dtype=float)
-    if v is not None and (v < 0).any():
-        raise ValueError("sample_weight must not be negative")
+    v = None if sample_weight is None else check_weights(sample_weight, Z)
     if isinstance(final, (KernelRidge, GaussianProcessRegressor)):
         from .kernel_oracle import kernel_oracle
 

@@ -24,10 +24,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.validation import _check_sample_weight
 
-from .._validation import check_choice
+from .._validation import check_choice, check_magnitude
 
 Array = NDArray[np.float64]
 
@@ -262,14 +262,10 @@ def take(records: Any, index: slice | ArrayLike) -> Any:
     return None if records is None else records[index]
 
 
-def check_labels(y: Any) -> NDArray:
-    """Class labels as an array of shape (m,), none of them missing."""
-    y = np.asarray(y)
-    if y.ndim != 1:
-        raise ValueError(f"y must hold one label a record, shape (m,), got shape {y.shape}")
-    if pd.isna(y).any():
-        raise ValueError("y must hold a label for every record, got None or NaN")
-    return y
+def check_weights(sample_weight: ArrayLike, X: Any) -> Array:
+    """Weights of records, one each; none is negative or so large that products overflow."""
+    weight = _check_sample_weight(sample_weight, X, dtype=float, ensure_non_negative=True)
+    return check_magnitude("sample_weight", weight)
 
 
 def count(records: Any) -> int:

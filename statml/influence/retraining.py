@@ -27,11 +27,12 @@ from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.utils import check_consistent_length
 from threadpoolctl import ThreadpoolController
 
+from .._validation import check_labels
 from ..parallel import parallel_map
 from .glm_families import Gaussian
 from .glm_oracle import GLMOracle
 from .glm_removal import newton_refit
-from .oracle import check_labels, count, take
+from .oracle import check_weights, count, take
 
 Array = NDArray[np.float64]
 
@@ -67,9 +68,9 @@ class CloneLearner:
         self.estimator = clone(estimator)
         self.X = X if hasattr(X, "shape") else np.asarray(X)
         self.y = np.asarray(y)
-        self.sample_weight = None if sample_weight is None else np.asarray(sample_weight, float)
+        self.sample_weight = None if sample_weight is None else check_weights(sample_weight, X)
         if self.classifies:
-            check_labels(self.y)
+            self.y = check_labels("y", self.y)
             self.classes, counts = np.unique(self.y, return_counts=True)
             if len(self.classes) < 2:
                 raise ValueError("y must hold two classes or more, got one")

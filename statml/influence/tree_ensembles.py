@@ -26,7 +26,7 @@ from sklearn.ensemble import (
     HistGradientBoostingRegressor,
 )
 
-from .oracle import check_labels
+from .._validation import check_labels
 
 Array = NDArray[np.float64]
 
@@ -162,7 +162,7 @@ def boosted_trees(model: Any, X: Any, y: Any, sample_weight: Any = None) -> Boos
             if y.ndim != 1 or not np.isfinite(y).all():
                 raise ValueError("y must hold one finite number a record")
             return y
-        y = check_labels(y)
+        y = check_labels("y", y)
         unseen = ~np.isin(y, classes)
         if unseen.any():
             raise ValueError(
