@@ -35,8 +35,6 @@ def minibatches_are_random(estimator):
     return {
         "check_sample_weight_equivalence_on_dense_data": "minibatches are random, a weight is no number of copies",
         "check_sample_weight_equivalence_on_sparse_data": "minibatches are random, a weight is no number of copies",
-        # the check wants 1e-7
-        "check_methods_subset_invariance": "float32 rounds otherwise in batches of another size",
     }
 
 
@@ -47,7 +45,7 @@ def minibatches_are_random(estimator):
     ],
     expected_failed_checks=minibatches_are_random,
 )
-def test_scikit_learn_takes_it_as_its_own(estimator, check):
+def test_scikit_learn_takes_it_as_its_own(estimator, check, in_single_precision):
     check(estimator)
 
 

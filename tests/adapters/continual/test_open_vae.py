@@ -51,7 +51,6 @@ def why_not(estimator):
     return {
         "check_sample_weight_equivalence_on_dense_data": random,
         "check_sample_weight_equivalence_on_sparse_data": random,
-        "check_methods_subset_invariance": "in single precision a product of many rows differs in the last digit",
     }
 
 
@@ -68,7 +67,7 @@ def why_not(estimator):
     ],
     expected_failed_checks=why_not,
 )
-def test_scikit_learn_takes_it_as_its_own(estimator, check):
+def test_scikit_learn_takes_it_as_its_own(estimator, check, in_single_precision):
     check(estimator)
 
 

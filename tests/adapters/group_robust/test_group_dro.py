@@ -38,8 +38,6 @@ def minibatches_are_random(estimator):
     return {
         "check_sample_weight_equivalence_on_dense_data": why,
         "check_sample_weight_equivalence_on_sparse_data": why,
-        # the check wants 1e-7; test_baselines asks for 1e-6
-        "check_methods_subset_invariance": "float32 rounds otherwise in batches of another size",
     }
 
 
@@ -54,7 +52,7 @@ def minibatches_are_random(estimator):
     expected_failed_checks=minibatches_are_random,
 )
 @pytest.mark.filterwarnings("ignore:no record is misclassified", "ignore:groups holds one label")
-def test_scikit_learn_takes_it_as_its_own(estimator, check):
+def test_scikit_learn_takes_it_as_its_own(estimator, check, in_single_precision):
     check(estimator)
 
 

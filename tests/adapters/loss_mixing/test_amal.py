@@ -63,16 +63,11 @@ def data():
 
 
 def known_failures(estimator):
-    failures = {
+    return {
         "check_classifiers_classes": "-1 marks unlabelled records, as in scikit-learn's semi-supervised methods",
         "check_sample_weight_equivalence_on_dense_data": "minibatches are random, a weight is no number of copies",
         "check_sample_weight_equivalence_on_sparse_data": "minibatches are random, a weight is no number of copies",
     }
-    if estimator.module == "mlp":
-        failures["check_methods_subset_invariance"] = (
-            "logits are float32, and their last digit depends on the size of a batch"
-        )
-    return failures
 
 
 @parametrize_with_checks(
@@ -82,7 +77,7 @@ def known_failures(estimator):
     ],
     expected_failed_checks=known_failures,
 )
-def test_scikit_learn_takes_it_as_its_own(estimator, check):
+def test_scikit_learn_takes_it_as_its_own(estimator, check, in_single_precision):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "more than 95%")
         check(estimator)
