@@ -3,7 +3,7 @@
 `NetClassifier` and `NetRegressor` train plainly, and are the base of the others. They own what a scikit-learn user expects
 and torch does not do: any numeric input becomes float32, labels of any kind are encoded, the default module takes
 its size from the data, one `random_state` fixes weights, order and dropout without touching torch's global state, and
-files are read without running code. The loop is skorch's (`_net`), kept as ``net_``; ``module__x`` and
+files are read without running code (`_saving`). The loop is skorch's (`_net`), kept as ``net_``; ``module__x`` and
 ``optimizer__x`` reach the module and the optimizer, ``callbacks__x=callback`` is a skorch callback of that name.
 
 A method subclasses one of the two and overrides what it changes:
@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,7 +31,6 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import nn
 
-from statml._plain import from_plain, to_plain
 from statml._validation import (
     RandomState,
     as_seed_sequence,
@@ -43,17 +42,16 @@ from statml._validation import (
 from statml.parallel import check_progress, qualified_name
 
 from ._files import digest as _digest  # noqa: F401  (other rooms take it from here)
-from ._files import read_model, write_model
 from ._mlp import MLP
 from ._net import Batches, Checkpoint, Net, Progress, Records, accelerated, silent
+from ._saving import SavedNet, is_plain
 
 NESTED = ("module__", "optimizer__", "iterator_train__", "callbacks__")
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 PREDICT_BATCH = 1024
-FORMAT = "statml network 1"
 
 
-class NetEstimator(BaseEstimator):
+class NetEstimator(SavedNet, BaseEstimator):
     """Base of the networks behind ``fit`` and ``predict``; see the module's docstring."""
 
     _net_class: type[Net] = Net
@@ -110,6 +108,14 @@ class NetEstimator(BaseEstimator):
             if name not in own and not name.startswith("_") and not name.endswith("_")
         }
 
+    def _check_names(self) -> None:
+        unknown = [name for name in self._further() if not name.startswith(NESTED)]
+        if unknown:
+            raise TypeError(
+                f"{type(self).__name__} has no parameter {unknown[0]!r}; those of the module, the optimizer and the loop "
+                f"begin with {', '.join(NESTED)}"
+            )
+
     def _nested(self, prefix: str) -> dict[str, Any]:
         cut = len(prefix)
         return {k[cut:]: v for k, v in self._further().items() if k.startswith(prefix)}
@@ -147,12 +153,7 @@ class NetEstimator(BaseEstimator):
 
     def _train(self, X: NDArray, y: NDArray, extras: dict[str, NDArray]) -> Self:
         """Build the net and train it; y is encoded, extras are further arrays of shape (n_records, ...)."""
-        unknown = [name for name in self._further() if not name.startswith(NESTED)]
-        if unknown:
-            raise TypeError(
-                f"{type(self).__name__} has no parameter {unknown[0]!r}; those of the module, the optimizer and the loop "
-                f"begin with {', '.join(NESTED)}"
-            )
+        self._check_names()
         epochs = self._n_epochs(len(X))
         check_progress(self.progress)
         data = Records(
@@ -293,7 +294,7 @@ class NetEstimator(BaseEstimator):
                 identity[name] = type(value).__qualname__  # a module's weights are compared
             else:
                 identity[name] = repr(value)
-        if not _is_plain(self.random_state):  # the weights that came of it are compared
+        if not is_plain(self.random_state):  # the weights that came of it are compared
             del identity["random_state"]
         return identity
 
@@ -321,120 +322,6 @@ class NetEstimator(BaseEstimator):
                 "X holds values for which the network's outputs are no finite numbers; scale it as the training data were"
             )
         return outputs
-
-    # --- files ------------------------------------------------------------------------------------------
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the fitted network into one safetensors file.
-
-        Parameters
-        ----------
-        path : path
-            The file holds the weights, the parameters and what `fit` learned. A module of one's own is not in it:
-            hand it to `load`.
-        """
-        check_is_fitted(self, "net_")
-        arrays: list[np.ndarray] = []
-        parameters = self._parameters_to_save()
-        code = {name: repr(value) for name, value in parameters.items() if not _is_plain(value)}
-        plain = {name: value for name, value in parameters.items() if name not in code}
-        header = {
-            "class": type(self).__name__,
-            "parameters": to_plain(plain, arrays, "the parameters"),
-            "code": code,  # what they were, for the error of `load`
-            "fitted": to_plain(self._fitted_attributes(), arrays, "what fit learned"),
-        }
-        tensors = self._packed(
-            {f"module.{k}": v.contiguous().cpu() for k, v in self.module_.state_dict().items()}
-        )
-        tensors |= {f"array.{k}": torch.from_numpy(np.array(a)) for k, a in enumerate(arrays)}
-        write_model(path, FORMAT, tensors, header)
-
-    @classmethod
-    def load(
-        cls,
-        path: str | os.PathLike,
-        module: type[nn.Module] | nn.Module | None = None,
-        **code: Any,
-    ) -> Self:
-        """Read what `save` wrote; no code in the file is run.
-
-        Parameters
-        ----------
-        path : path
-        module : torch Module or a function that makes one, optional
-            The one that was fitted, if it was not the default.
-        **code
-            Other parameters that are code (``optimizer``, a class), by name.
-
-        Returns
-        -------
-        estimator
-            Fitted, on the CPU.
-
-        Raises
-        ------
-        ValueError
-            If the file is of another class or was changed after it was written, or if its weights do not fit `module`.
-        """
-        tensors, header = read_model(path, FORMAT)
-        if header["class"] != cls.__name__:
-            raise ValueError(f"{str(path)!r} holds a {header['class']}, not a {cls.__name__}")
-        tensors = cls._unpacked(tensors)
-        n_arrays = sum(name.startswith("array.") for name in tensors)
-        arrays = [tensors[f"array.{k}"].numpy() for k in range(n_arrays)]
-        parameters = from_plain(header["parameters"], arrays)
-        if module is not None:
-            code["module"] = module
-        for name, what in header["code"].items():
-            if name not in code:
-                raise ValueError(
-                    f"{str(path)!r} was written with {name}={what}; hand it over as `{name}`"
-                )
-        parameters |= code
-        estimator = cls(**parameters).set_params(device="cpu", accelerate=None)
-        for name, value in from_plain(header["fitted"], arrays).items():
-            setattr(estimator, name, _as_fitted(value))
-        network = estimator._make_module(estimator._n_inputs)
-        weights = {
-            k.removeprefix("module."): v for k, v in tensors.items() if k.startswith("module.")
-        }
-        try:
-            network.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ValueError(
-                f"the weights in {str(path)!r} do not fit the module: {error}"
-            ) from error
-        estimator.net_ = estimator._make_net(network, torch.Generator(), 0, plain=True)
-        return estimator
-
-    def _parameters_to_save(self) -> dict[str, Any]:
-        """The constructor's arguments; what is not plain data is code, to be handed to `load`."""
-        kept_out = ("checkpoint_dir", "random_state", "progress", "callbacks__")
-        return {
-            name: value
-            for name, value in self.get_params(deep=False).items()
-            if not name.startswith(kept_out)
-        }
-
-    @staticmethod
-    def _packed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Weights by name as they go into a file; `_unpacked` undoes it."""
-        return tensors
-
-    @staticmethod
-    def _unpacked(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return tensors
-
-    def _fitted_attributes(self) -> dict[str, Any]:
-        """What `fit` learned beside the weights."""
-        return {
-            name: _as_plain(value)
-            for name, value in vars(self).items()
-            if (name.endswith("_") or name in ("_n_outputs", "_n_inputs", "_flat"))
-            and not name.startswith("__")
-            and name != "net_"
-        }
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -646,32 +533,3 @@ def make_module(
     sizes = {"n_inputs": n_inputs, "n_outputs": n_outputs}
     known = inspect.signature(module).parameters
     return module(**({k: v for k, v in sizes.items() if k in known} | arguments))
-
-
-# --- files -------------------------------------------------------------------------------------------
-
-
-def _is_plain(value: Any) -> bool:
-    try:
-        to_plain(value, [], "")
-    except TypeError:
-        return False
-    return True
-
-
-def _as_plain(value: Any) -> Any:
-    """Strings in an array of objects (names of columns or classes) as a list."""
-    if isinstance(value, np.ndarray) and value.dtype.kind in "OU":
-        if not all(isinstance(v, str) for v in value):
-            raise TypeError(
-                f"labels must be numbers, booleans or strings to be saved, got {value[:3]}"
-            )
-        return {"strings": [str(v) for v in value]}
-    return value
-
-
-def _as_fitted(value: Any) -> Any:
-    if isinstance(value, Mapping) and set(value) == {"strings"}:
-        strings: Sequence[str] = value["strings"]
-        return np.array(strings, dtype=object)
-    return value

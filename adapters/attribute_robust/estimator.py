@@ -30,7 +30,7 @@ from statml._validation import (
     check_number,
 )
 
-from .._estimator import NetClassifier, _as_fitted, _as_plain
+from .._estimator import NetClassifier, relative_weights
 from .._net import Checkpoint, Net
 from .attack import AttackResult, attack
 from .attribute import Attribute, Chain, check_range
@@ -231,9 +231,9 @@ class AttributeAdversarialClassifier(NetClassifier):
         extras: dict[str, NDArray] = {}
         if sample_weight is not None:
             weight = _check_sample_weight(
-                sample_weight, X, dtype=np.float32, ensure_non_negative=True
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True
             )
-            extras["weight"] = weight / weight.mean()
+            extras["weight"] = relative_weights(weight)
         if attributes_clean is not None:
             extras["attributes"] = self._check_clean(plan.chain, attributes_clean, len(X))
         seed = self._seeds().spawn(1)[0].generate_state(1).item()
@@ -415,22 +415,3 @@ class AttributeAdversarialClassifier(NetClassifier):
             unknown = y[self.classes_[codes] != y].tolist()[0]
             raise ValueError(f"y must hold classes of the fit, got {unknown!r}")
         return codes
-
-    # --- files ------------------------------------------------------------------------------------------
-
-    def _fitted_attributes(self) -> dict[str, Any]:
-        fitted = super()._fitted_attributes()
-        history = {name: _as_plain(column.to_numpy()) for name, column in self.history_.items()}
-        return fitted | {"history_": {"table": history}}
-
-    @classmethod
-    def load(
-        cls,
-        path: str | os.PathLike,
-        module: type[nn.Module] | nn.Module | None = None,
-        **code: Any,
-    ) -> Self:
-        estimator = super().load(path, module, **code)
-        columns = estimator.history_["table"]
-        estimator.history_ = pd.DataFrame({name: _as_fitted(v) for name, v in columns.items()})
-        return estimator

@@ -1,8 +1,7 @@
-"""What the networks that are trained against the worst group share: the loop, held-out records, tables, files."""
+"""What the networks that are trained against the worst group share: the loop, held-out records, tables."""
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -17,7 +16,7 @@ from torch import nn
 from statml.group_robust.membership import HardGroups, SoftGroups
 from statml.group_robust.out_of_fold import log_losses
 
-from .._estimator import NetClassifier, _as_fitted, _as_plain
+from .._estimator import NetClassifier
 from .._net import Checkpoint, Net, Records
 from .online import BalancedSampler, GroupDROLoop
 from .training import GroupCheckpoint, GroupTraining
@@ -102,25 +101,6 @@ class GroupNet(NetClassifier):
         columns = ["epoch", "group", "weight", "train_loss"]
         table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
         return table.assign(selected=table["epoch"] == training.chosen)
-
-    # --- files ------------------------------------------------------------------------------------------
-
-    def _fitted_attributes(self) -> dict[str, Any]:
-        fitted = super()._fitted_attributes()
-        for name, value in fitted.items():
-            if isinstance(value, pd.DataFrame):
-                columns = {c: _as_plain(column.to_numpy()) for c, column in value.items()}
-                fitted[name] = {"table": columns}
-        return fitted
-
-    @classmethod
-    def load(cls, path: str | os.PathLike, module: Any = None) -> Self:
-        estimator = super().load(path, module)
-        for name, value in vars(estimator).items():
-            if isinstance(value, dict) and set(value) == {"table"}:
-                columns = {c: _as_fitted(column) for c, column in value["table"].items()}
-                setattr(estimator, name, pd.DataFrame(columns))
-        return estimator
 
 
 def stratified_split(

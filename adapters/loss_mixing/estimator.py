@@ -31,7 +31,6 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.model_selection import StratifiedKFold
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import nn
@@ -40,16 +39,14 @@ from statml._validation import (
     RandomState,
     as_seed_sequence,
     check_choice,
-    check_finite,
     check_integer,
     check_number,
 )
 
-from .._estimator import FORMAT, NESTED, NetClassifier
-from .._files import read_model
+from .._estimator import NetClassifier
 from .._mlp import MLP
 from .._net import Net, Records
-from .auxiliary import UNLABELLED, bind_losses
+from .auxiliary import bind_losses
 from .blocks import Losses, log_softmax
 from .linear import fit_linear
 from .mixing_weights import (
@@ -64,6 +61,7 @@ from .mixing_weights import (
 from .plan import SCHEDULES, Plan, Trace, learning_rate
 from .report import MixingReport
 from .training import MetaStep, MixingCheckpoint, MixingNet
+from .validation_data import check_labels_of, encode, given_data, set_aside
 
 METAS = ("head", "full", "implicit")
 COLLAPSED = 0.95  # share of the weights of a loss at one bound
@@ -359,7 +357,8 @@ class AMALClassifier(MixingReport, NetClassifier):
             progress=self.progress,
         )  # fmt: skip
         self.n_iter_ = len(self.loss_curve_)
-        module = self._make_module(self._n_inputs)
+        with torch.random.fork_rng(devices=[]):  # the draws of weights that are overwritten
+            module = self._make_module(self._n_inputs)
         with torch.no_grad():
             module.layers[-1].weight.copy_(torch.from_numpy(self.coef_))
             module.layers[-1].bias.copy_(torch.from_numpy(self.intercept_))
@@ -468,14 +467,6 @@ class AMALClassifier(MixingReport, NetClassifier):
         child = np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, 7, which))
         return int(child.generate_state(1)[0])
 
-    def _check_names(self) -> None:
-        unknown = [name for name in self._further() if not name.startswith(NESTED)]
-        if unknown:
-            raise TypeError(
-                f"{type(self).__name__} has no parameter {unknown[0]!r}; those of the module, the optimizer and the loop "
-                f"begin with {', '.join(NESTED)}"
-            )
-
     def _check_X(self, X: Any, y: Any = "no_validation", reset: bool = True) -> Any:
         if not _is_linear(self.module):
             return self._as_float32(X, y, reset=reset)
@@ -487,72 +478,18 @@ class AMALClassifier(MixingReport, NetClassifier):
         """Number of records, X and y with external validation data below, and which are for validation (a list: folds)."""
         X, y = self._check_X(X, y)
         check_classification_targets(y)
-        labelled = np.ones(len(y), bool) if y.dtype.kind in "OU" else y != UNLABELLED
-        n, chosen = len(y), self.validation
-        if (X_val is None) != (y_val is None):
-            raise ValueError("X_val and y_val go together, got one of them")
-        if X_val is None and isinstance(chosen, (tuple, list)):
-            if len(chosen) != 2:
-                raise ValueError(f"validation must be (X_val, y_val), got {len(chosen)} items")
-            X_val, y_val = chosen
-        classes = np.unique(y[labelled])
+        X_val, y_val = given_data(self.validation, X_val, y_val)
         if X_val is not None:
             X_val = self._check_X(X_val, reset=False)
-            y_val = np.asarray(y_val)
-            if y_val.dtype.kind == "f":
-                check_finite("y_val", y_val)
-            if y_val.shape != (X_val.shape[0],) or not len(y_val):
-                raise ValueError(
-                    f"y_val must have one label for each of the {X_val.shape[0]} rows of X_val, at least one, got shape {y_val.shape}"
-                )
-            check_classification_targets(y_val)
-            if y_val.dtype.kind not in "OU" and (y_val == UNLABELLED).any():
-                raise ValueError(
-                    "y_val must hold labels only, got -1, which marks unlabelled records"
-                )
-            classes = np.unique(
-                np.concatenate([classes.astype(y_val.dtype), y_val])
-                if not len(classes)
-                else np.concatenate([classes, y_val])
-            )
-        if len(classes) < 2:
-            shown = f"one class only, {classes[0]}" if len(classes) else "no label"
-            hint = "" if labelled.all() else " (-1 marks unlabelled records)"
-            raise ValueError(f"y holds {shown}; a classifier needs at least two classes{hint}")
-        self.classes_ = classes
-        self._n_inputs, self._n_outputs = int(np.prod(X.shape[1:])), len(classes)
-        codes = np.full(n, UNLABELLED, dtype=np.int64)
-        codes[labelled] = np.searchsorted(classes, y[labelled])
-        if X_val is not None:
-            stack = sp.vstack if sp.issparse(X) else np.concatenate
-            X = stack([X, X_val])
-            X = X.tocsr() if sp.issparse(X) else X
-            codes = np.append(codes, np.searchsorted(classes, y_val))
-            return n, X, codes, np.arange(n, len(codes))
-        return n, X, codes, self._set_aside(codes)
-
-    def _set_aside(self, y: NDArray[np.int64]) -> Any:
-        """Labelled records for validation, as positions; or a list of folds."""
-        known = np.flatnonzero(y != UNLABELLED)
-        chosen, rng = self.validation, np.random.default_rng(self._own_seed(0))
-        if isinstance(chosen, (int, np.integer)) and not isinstance(chosen, bool) and chosen:
-            folds = check_integer("validation", chosen, low=2)
-            if len(known) < folds or np.bincount(y[known]).max() < folds:
-                raise ValueError(
-                    f"validation={folds} folds need as many labelled records of a class, got {len(known)} labelled ones"
-                )
-            splits = StratifiedKFold(folds, shuffle=True, random_state=int(rng.integers(2**31)))
-            with warnings.catch_warnings():  # a class with fewer records than folds is fine
-                warnings.filterwarnings("ignore", "The least populated class")
-                return [known[test] for _, test in splits.split(known, y[known])]
-        fraction = check_number("validation", chosen, 0, 1, high_open=True)
-        val = stratified(y, known, fraction, rng)
-        if not len(val):
-            raise ValueError(
-                f"there are no validation data: validation={fraction:g} of {len(known)} labelled records leaves none. Pass X_val "
-                "and y_val, or a larger share"
-            )
-        return val
+            y_val = check_labels_of(X_val.shape[0], y_val)
+        self.classes_, codes = encode(y, y_val)
+        self._n_inputs, self._n_outputs = int(np.prod(X.shape[1:])), len(self.classes_)
+        n = len(y)
+        if X_val is None:
+            rng = np.random.default_rng(self._own_seed(0))
+            return n, X, codes, set_aside(self.validation, codes, rng)
+        both = sp.vstack([X, X_val], "csr") if sp.issparse(X) else np.concatenate([X, X_val])
+        return n, both, codes, np.arange(n, len(codes))
 
     def _make_module(self, n_inputs: int) -> nn.Module:
         if _is_linear(self.module):
@@ -645,47 +582,12 @@ class AMALClassifier(MixingReport, NetClassifier):
             other.validation = 0.1
         super(AMALClassifier, other).save(path)
 
-    @classmethod
-    def load(cls, path: str | os.PathLike, module: Any = None) -> Self:
-        """Read what `save` wrote; no code in the file is run.
-
-        Parameters
-        ----------
-        path : path
-        module : torch Module or a function that makes one, optional
-            The one that was fitted, if it was not "mlp" or "linear".
-
-        Returns
-        -------
-        estimator
-            Fitted, on the CPU.
-        """
-        if module is None:
-            _, header = read_model(path, FORMAT)
-            plain = header["parameters"].get("dict", {})
-            module = "linear" if plain.get("module") == "linear" else None
-        return super().load(path, module)
-
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         if _is_linear(self.module):
             tags.input_tags.three_d_array = False
             tags.input_tags.sparse = True
         return tags
-
-
-def stratified(
-    y: NDArray[np.int64], known: NDArray[np.int64], fraction: float, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """A share of the labelled records of each class, at least one of every class with two or more; as positions."""
-    if not fraction:
-        return known[:0]
-    parts = []
-    for c in np.unique(y[known]):
-        rows = rng.permutation(known[y[known] == c])
-        take = round(fraction * len(rows))
-        parts.append(rows[: min(max(take, 1), len(rows) - 1)])
-    return np.sort(np.concatenate(parts))
 
 
 def mean_loss(logits: NDArray, y: NDArray[np.int64]) -> float:

@@ -258,20 +258,15 @@ class PruningEstimator(PathReport, DeploymentMixin, NetEstimator):
     # --- files ------------------------------------------------------------------------------------------
 
     def _fitted_attributes(self) -> dict[str, Any]:
-        kept = {
+        return {
             name: value
             for name, value in super()._fitted_attributes().items()
-            if name not in ("prune_rounds_", "dense_module_", "path_", "history_", "loss_curve_")
+            if name not in ("prune_rounds_", "dense_module_", "loss_curve_")
         }
-        for name in ("path_", "history_"):
-            kept[name] = {c: values.to_numpy() for c, values in getattr(self, name).items()}
-        return kept
 
     @classmethod
     def load(cls, path: Any, module: Any = None, **code: Any) -> Self:
         estimator = super().load(path, module, **code)
-        for name in ("path_", "history_"):
-            setattr(estimator, name, pd.DataFrame(getattr(estimator, name)))
         estimator.loss_curve_ = estimator.history_["train_loss"].tolist()
         return estimator
 
