@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from statml.parallel import progress_bar
 
+from .._files import read_state, write_state
 from .quantizers import LSQActivation, QuantizedLayer
 from .reconstruction import Settings, UnitRecord, reconstruct_unit
 from .rounding import Learning
@@ -248,15 +249,13 @@ class _Pass:
             "activations": [activation.step.detach() for activation in activations],
             "record": asdict(record),
         }
-        partial = self._file(k).with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self._file(k))  # there in full or not at all
+        write_state(self._file(k), state)
 
     @torch.no_grad()
     def _restored(self, k, layers, activations) -> UnitRecord | None:
         if self.folder is None or not self._file(k).exists():
             return None
-        state = torch.load(self._file(k), weights_only=True)  # runs no code
+        state = read_state(self._file(k))
         if state["fingerprint"] != self.fingerprint:
             raise ValueError(
                 f"checkpoint_dir {str(self.folder)!r} holds another run: its network, images or parameters differ. "

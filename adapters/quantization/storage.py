@@ -6,10 +6,7 @@ handed over again when it is read.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from statml._plain import from_plain, to_plain
 
+from .._files import read_model, write_model
 from .placement import Bits, build_student
 from .quantizers import LSQActivation, QuantizedLayer, WeightQuantizer
 from .tracing import fix_shapes, trace
@@ -92,8 +90,6 @@ def float_bytes(traced: nn.Module) -> int:
 
 def save(quantizer: GenieQuantizer, path: str | os.PathLike) -> None:
     """Write a fitted quantizer; see `GenieQuantizer.save`."""
-    from safetensors.torch import save as write
-
     tensors = as_tensors(quantizer.model_)
     layers, activations, _ = _parts(quantizer.model_)
     parameters = {k: v for k, v in quantizer.get_params(deep=False).items() if k not in LEFT_OUT}
@@ -118,29 +114,12 @@ def save(quantizer: GenieQuantizer, path: str | os.PathLike) -> None:
         "tensor_bits": {name: m.n_bits for name, m in activations.items()},
     }
     tensors |= {f"array.{k}": torch.from_numpy(np.array(a)) for k, a in enumerate(arrays)}
-    metadata = {
-        "format": FORMAT,
-        "header": json.dumps(header),
-        "sha256": _digest(tensors, header),
-    }
-    Path(path).write_bytes(write(tensors, metadata))
+    write_model(path, FORMAT, tensors, header)
 
 
 def load(cls: type, path: str | os.PathLike, model: nn.Module) -> Any:
     """Read a fitted quantizer; see `GenieQuantizer.load`."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{str(path)!r} is no safetensors file: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{str(path)!r} was not written by GenieQuantizer.save")
-    header = json.loads(metadata["header"])
-    if metadata["sha256"] != _digest(tensors, header):
-        raise ValueError(f"{str(path)!r} was changed after it was written (its checksum differs)")
+    tensors, header = read_model(path, FORMAT, "GenieQuantizer.save")
     n_arrays = sum(name.startswith("array.") for name in tensors)
     arrays = [tensors[f"array.{k}"].numpy() for k in range(n_arrays)]
     quantizer = cls(**from_plain(header["parameters"], arrays))
@@ -195,13 +174,3 @@ def fill(student: fx.GraphModule, tensors: dict[str, Tensor], header: dict[str, 
 
 def _column(values: pd.Series) -> Any:
     return [str(v) for v in values] if values.dtype.kind in "OUT" else values.to_numpy()
-
-
-def _digest(tensors: dict[str, Tensor], header: dict) -> str:
-    """Checksum of everything in a file."""
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name in sorted(tensors):
-        values = tensors[name].contiguous()
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
-        digest.update(values.numpy().tobytes())
-    return digest.hexdigest()

@@ -179,7 +179,6 @@ def attempt(load):
 
 # Families whose files are read by code of their own. Once it is `_files.read_model`, these lines can go.
 OTHER_READERS = {
-    "GenieQuantizer": "quantization/storage.py: JSONDecodeError and KeyError where the metadata are damaged",
     "ViewpointPolicy": "viewpoint/storage.py: JSONDecodeError and KeyError where the metadata are damaged",
 }
 

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 from statml.parallel import progress_bar
 
+from ..._files import read_state, write_state
 from ..statistics import Teacher, image_loss
 from ..swing import swung
 
@@ -192,7 +193,7 @@ def _table(k: int, rows: list, layers: list[str]) -> pd.DataFrame:
 def _kept(path: Path | None, fingerprint: str) -> tuple[Tensor, list] | None:
     if path is None or not path.exists():
         return None
-    state = torch.load(path, weights_only=True)  # runs no code
+    state = read_state(path)
     if state["fingerprint"] != fingerprint:
         raise ValueError(
             f"checkpoint_dir {str(path.parent)!r} holds another run: its network or parameters differ. "
@@ -202,8 +203,5 @@ def _kept(path: Path | None, fingerprint: str) -> tuple[Tensor, list] | None:
 
 
 def _keep(path: Path | None, fingerprint: str, made: tuple[Tensor, list]) -> None:
-    if path is None:
-        return
-    partial = path.with_suffix(".partial")
-    torch.save({"fingerprint": fingerprint, "images": made[0], "losses": made[1]}, partial)
-    partial.replace(path)  # there in full or not at all
+    if path is not None:
+        write_state(path, {"fingerprint": fingerprint, "images": made[0], "losses": made[1]})

@@ -426,7 +426,9 @@ def test_a_shape_that_cannot_be_known_is_asked_for(small_net, digits):
 @pytest.mark.parametrize(
     ("X", "message"),
     [
-        (np.full((4, *SHAPE), np.nan), "finite numbers"),
+        (np.full((4, *SHAPE), np.nan), "X.* holds NaN or infinite values, 256 of 256"),
+        (np.full((4, *SHAPE), 1e300), "X, in single precision, holds NaN or infinite values"),
+        (np.full((4, *SHAPE), 1e30), "diverged"),
         (np.zeros((0, *SHAPE)), "must hold records"),
         (np.zeros(5), "must hold records"),
         (np.full((4, *SHAPE), "a"), "must hold numbers"),
