@@ -16,11 +16,22 @@ Arguments = dict[str, Any]
 Corruption = Callable[[Arguments, np.random.Generator], Arguments | None]
 
 FEATURES = ("X", "X_val", "X_new")
-LABELS = ("y", "y_val", "y_new")
-RECORDS = ("X", "y", "groups", "sample_weight")  # one entry a training record
+LABELS = ("y", "y_pred", "y_val", "y_new")
+ROWS = ("groups", "sample_weight", "y_pred", "attributes_clean", "held_out")
+RECORDS = ("X", "y", *ROWS)  # one entry a training record
 WEIGHTS = ("sample_weight",)
 INTEGERS = ("votes",)
-ARRAYS = (*FEATURES, *LABELS, "groups", "sample_weight", "votes", "A", "release")
+ARRAYS = (
+    *FEATURES,
+    *LABELS,
+    "groups",
+    "sample_weight",
+    "attributes_clean",
+    "held_out",
+    "votes",
+    "A",
+    "release",
+)
 
 
 def anywhere(values, rng, what) -> np.ndarray:
@@ -82,7 +93,7 @@ def table(**changes: dict[str, Corruption]) -> dict[str, Corruption]:
     }
 
 
-NUMBERS = (*FEATURES, *WEIGHTS, "votes", "A", "release")
+NUMBERS = (*FEATURES, *WEIGHTS, "attributes_clean", "votes", "A", "release")
 
 REFUSED = table(
     NaN_in=on(NUMBERS, lambda v, rng: anywhere(v, rng, np.nan)),
@@ -92,14 +103,14 @@ REFUSED = table(
     None_among=on((*NUMBERS, *LABELS), lambda v, rng: anywhere(v, rng, None)),
     text_in=on(NUMBERS, as_text),
     complex_numbers_in=on(NUMBERS, lambda v, rng: np.asarray(v) + 1j),
-    too_few=on(("X", "y", "groups", "sample_weight", "y_val"), shorter),
-    one_dimensional=on((*FEATURES, "votes", "A"), flat),
-    a_number_for=on((*FEATURES, "y", "votes", "A"), lambda v, rng: 3.0),
+    too_few=on((*RECORDS, "y_val"), shorter),
+    one_dimensional=on((*FEATURES, "attributes_clean", "votes", "A"), flat),
+    a_number_for=on((*FEATURES, "y", "groups", "y_pred", "attributes_clean", "held_out", "votes", "A"), lambda v, rng: 3.0),
     nothing_for=on(("X", "y", "X_new", "votes", "A", "release"), lambda v, rng: None),
     a_word_for=on((*FEATURES, "votes", "A", "release"), lambda v, rng: "data"),
     a_dict_for=on((*FEATURES, "votes", "A"), lambda v, rng: {"a": 1}),
     a_ragged_list_for=on((*FEATURES, "votes", "A"), lambda v, rng: [[1.0, 2.0], [3.0], *[[0.0, 1.0]] * (len(v) - 2)]),
-    two_columns_of=on(("groups", "sample_weight"), lambda v, rng: np.column_stack([v, v])),
+    two_columns_of=on(ROWS, lambda v, rng: np.column_stack([v, v])),
     no_columns_in=on(("X", "votes"), lambda v, rng: np.asarray(v)[:, :0]),
     a_column_less_in=on(("X_new",), lambda v, rng: v[:, :-1]),
     one_more_of=on(("release",), lambda v, rng: [*v, v[0]]),
@@ -110,6 +121,7 @@ REFUSED = table(
     no_edges_in=on(("A",), lambda v, rng: np.zeros_like(v)),
     a_fraction_among=on(("votes",), lambda v, rng: anywhere(v, rng, 0.5)),
     no_class_among=on(("votes",), lambda v, rng: anywhere(v, rng, -7)),
+    no_booleans_in=on(("held_out",), lambda v, rng: np.asarray(v).astype(float)),
     no_records={"": together((*RECORDS, "votes", "A"), lambda v: v[:0])},
 )  # fmt: skip
 
@@ -123,9 +135,9 @@ SETTLED = table(
     only_constant_columns_in=on(("X",), lambda v, rng: constant(v, range(v.shape[1]))),
     zeros_in=on(("X",), lambda v, rng: np.zeros_like(v)),
     two_equal_columns_in=on(("X",), lambda v, rng: np.concatenate([v[:, :-1], v[:, :1]], axis=1)),
-    one_value_of=on(("y", "groups", "votes"), lambda v, rng: np.full_like(v, v[0])),
+    one_value_of=on(("y", "y_pred", "groups", "held_out", "votes"), lambda v, rng: np.full_like(v, v[0])),
     a_value_of_its_own_for_each_of=on(("y", "groups"), lambda v, rng: np.arange(len(v))),
-    a_value_seen_once_in=on(("y", "groups"), lambda v, rng: anywhere(v, rng, 7).astype(int) if numeric(v) else None),
+    a_value_seen_once_in=on(("y", "y_pred", "groups"), lambda v, rng: anywhere(v, rng, 7).astype(int) if numeric(v) else None),
     a_row_of=on(("y",), lambda v, rng: np.asarray(v)[None]),
     a_column_of=on(("y",), lambda v, rng: np.asarray(v)[:, None]),
     fractions_for=on(("y",), lambda v, rng: np.asarray(v) + rng.random(len(v)) if numeric(v) else None),

@@ -232,19 +232,19 @@ def decomposed(folder):
     return columns(found.runs, "seconds")
 
 
-def adversarially_trained(folder):
+def adversarially_trained(folder, **options):
     from statml.adapters import AttributeAdversarialClassifier
     from statml.adapters.attribute_robust import Rotation, Translate
 
     X, y = images()
     model = AttributeAdversarialClassifier(
         attributes=[Rotation(30), Translate(0.15)], n_steps=2, warmup_epochs=1, epochs=20,
-        module__hidden=(16,), random_state=0, progress=False, checkpoint_dir=folder,
+        module__hidden=(16,), random_state=0, progress=False, checkpoint_dir=folder, **options,
     ).fit(X, y)  # fmt: skip
     return weights(model.module_) | columns(model.history_, "seconds")
 
 
-def quantized(folder):
+def quantized(folder, real=False, **options):
     import torch
     from statml.adapters import GenieQuantizer
     from torch import nn
@@ -259,23 +259,23 @@ def quantized(folder):
         warnings.simplefilter("ignore")  # of so few iterations
         model = GenieQuantizer(
             n_samples=48, distill_batch=24, distill_iter=8, generator_channels=(8, 4), latent_dim=16,
-            recon_iter=40, random_state=0, progress=False, checkpoint_dir=folder,
-        ).fit(network, input_shape=(1, 8, 8))  # fmt: skip
+            recon_iter=40, random_state=0, progress=False, checkpoint_dir=folder, **options,
+        ).fit(network, images()[0] if real else None, input_shape=(1, 8, 8))  # fmt: skip
     return {
-        "images": model.synthetic_data_,
+        **({} if real else {"images": model.synthetic_data_}),
         "logits": model.decision_function(images()[0]),
         **columns(model.layers_, "seconds", "time_s"),
     }
 
 
-def open_vae(folder):
+def open_vae(folder, **options):
     from statml.adapters import OpenVAEClassifier
 
     X, y = images(200, 4)
     X = X.reshape(len(X), -1)
     model = OpenVAEClassifier(
         hidden=(32,), latent_dim=6, epochs=12, batch_size=32, random_state=0, progress=False,
-        checkpoint_dir=folder,
+        checkpoint_dir=folder, **options,
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -331,14 +331,19 @@ JOBS = {
     ("statml.adapters.GroupDRONet", ""): partial(trained, "GroupDRONet", epochs=60, groups=True, averaging=0.5, selection="worst-group"),
     ("statml.adapters.JTTNet", ""): partial(trained, "JTTNet", epochs=60, cv=2),
     ("statml.adapters.LfFNet", ""): partial(trained, "LfFNet", epochs=60),
-    ("statml.adapters.AGRONet", "alternating"): partial(trained, "AGRONet", epochs=16, cv=2),
+    ("statml.adapters.AGRONet", "two stages"): partial(trained, "AGRONet", epochs=16, cv=2),
+    ("statml.adapters.AGRONet", "alternating"): partial(trained, "AGRONet", epochs=16, cv=2, schedule="alternate"),
     ("statml.adapters.PruningClassifier", "path"): partial(trained, "PruningClassifier", epochs=3, schedule="iterative", rewind="weight"),
+    ("statml.adapters.PruningClassifier", "learned gates"): partial(trained, "PruningClassifier", epochs=12, schedule="cubic", criterion="l0"),
     ("statml.adapters.PruningRegressor", "path"): partial(trained, "PruningRegressor", epochs=3, schedule="iterative", rewind="lr"),
     ("statml.adapters.decompose_pruning_effect", ""): decomposed,
     ("statml.adapters.AMALClassifier", ""): mixed_losses,
     ("statml.adapters.AttributeAdversarialClassifier", "online"): adversarially_trained,
+    ("statml.adapters.AttributeAdversarialClassifier", "pool"): partial(adversarially_trained, mode="pool", pool_every=3),
     ("statml.adapters.GenieQuantizer", ""): quantized,
+    ("statml.adapters.GenieQuantizer", "BRECQ on real records"): partial(quantized, real=True, method="brecq"),
     ("statml.adapters.OpenVAEClassifier", "two tasks"): open_vae,
+    ("statml.adapters.OpenVAEClassifier", "exemplars, elastic weights"): partial(open_vae, replay="exemplar", memory_size=20, regularization="ewc"),
     ("statml.adapters.ContinualEvaluator", "run"): continual_runs,
     ("statml.adapters.viewpoint.ViewpointPolicy", ""): viewpoints,
 }  # fmt: skip

@@ -20,6 +20,7 @@ import statml.graphs as graphs
 import statml.group_robust as group_robust
 import statml.influence as influence
 import statml.privacy as privacy
+from statml.group_robust.slicers import TreeSlicer
 from statml.privacy import mechanisms, models
 
 from ._corruptions import Corruption
@@ -51,6 +52,9 @@ def records(*names, n=36, n_new=5, seed=0) -> dict[str, np.ndarray]:
         "y": (X[:, 0] + 0.7 * rng.normal(size=n) > 0).astype(int),
         "groups": (X[:, 1] > 0).astype(int),
         "sample_weight": rng.integers(1, 5, size=n) / 4,
+        "y_pred": (X[:, 0] > 0).astype(int),
+        "held_out": np.arange(n) % 2 == 0,
+        "attributes_clean": (X[:, 2:] / 20).astype(np.float32).astype(float),
         "X_new": rng.normal(size=(n_new, 3)).round(2).astype(np.float32).astype(float),
         "y_new": np.arange(n_new) % 2,
         "X_val": rng.normal(size=(12, 3)).round(2).astype(np.float32).astype(float),
@@ -108,27 +112,27 @@ def moved(X, by):
     return X + by
 
 
-def amal(X, y, X_val, y_val, X_new):
+def amal(X, y, X_val, y_val, X_new, **fit):
     model = adapters.AMALClassifier(**NET)
     teacher = adapters.Teacher(np.eye(2)[records("y")["y"]], name="t")
-    model.fit(X, y, [teacher], X_val, y_val)
+    model.fit(X, y, [teacher], X_val, y_val, **fit)
     return {"proba": model.predict_proba(X_new), "lambda": model.lambda_}
 
 
-def features(X, y, X_new):
-    model = adapters.NetFeatures(adapters.NetClassifier(**NET)).fit(X, y)
+def features(X, y, X_new, **fit):
+    model = adapters.NetFeatures(adapters.NetClassifier(**NET)).fit(X, y, **fit)
     return {"features": model.transform(X_new)}
 
 
-def open_vae(X, y, X_new):
+def open_vae(X, y, X_new, **fit):
     model = adapters.OpenVAEClassifier(
         hidden=(8,), latent_dim=2, likelihood="gaussian", epochs=2, random_state=0
-    ).fit(X, y)
+    ).fit(X, y, **fit)
     return {"proba": model.predict_proba(X_new), "outlier": model.outlier_proba(X_new)}
 
 
-def bounded(make, X, y, X_new):
-    model = make().fit(X, y)
+def bounded(make, X, y, X_new, **fit):
+    model = make().fit(X, y, **fit)
     return {"w": model.outlier_proba(X_new), "distances": model.distances(X_new)}
 
 
@@ -165,16 +169,16 @@ def trajectory():
     return influence.record_sgd(fitted(""), *records("X", "y").values(), n_epochs=2, random_state=0)
 
 
-def attributed(make, X, y, X_new, y_new, kind=""):
+def attributed(make, X, y, X_new, y_new, kind="", **fit):
     method = make()
     model = None if kind == "neighbours" else fitted(kind)
-    method.fit(model, X, y)
+    method.fit(model, X, y, **fit)
     return {"influence": method.influence(X_new, y_new)}
 
 
-def retrained(make, X, y, X_new, y_new):
+def retrained(make, X, y, X_new, y_new, **fit):
     """Methods that train anew: the model learns what it is given."""
-    method = make().fit(fitted(""), X, y, X_val=X_new, y_val=y_new)
+    method = make().fit(fitted(""), X, y, X_val=X_new, y_val=y_new, **fit)
     data_shapley = isinstance(method, influence.DataShapley)
     return {"influence": method.influence() if data_shapley else method.influence(X_new, y_new)}
 
@@ -251,7 +255,8 @@ WEIGHTED = partial(records, "X", "y", "sample_weight", "X_new")
 GROUPED = partial(records, "X", "y", "groups", "X_new")
 BOTH = partial(records, "X", "y", "groups", "sample_weight", "X_new")
 REGRESSION = partial(records, "X", "y", "sample_weight", "X_new", "target")
-TESTED = partial(records, "X", "y", "X_new", "y_new")
+TESTED = partial(records, "X", "y", "sample_weight", "X_new", "y_new")
+UNWEIGHTED = partial(records, "X", "y", "X_new", "y_new")
 
 
 def of(package, name, **parameters):
@@ -274,7 +279,8 @@ def lines(package, make, run, rtol=1e-6, leave_out=(), **by_name):
 
 R = {"random_state": 0}
 MINIBATCHES = {"half the weight twice": "minibatches are random, a weight is no number of copies"}
-PRECISION = {"float32": "scikit-learn's models train in the precision of X"}
+A_COLUMN_A_RECORD = {"half the weight twice": "each record has an influence of its own"}
+PRECISION = A_COLUMN_A_RECORD | {"float32": "scikit-learn's models train in the precision of X"}
 ANY_SHAPE = {
     f"one {how} of release": "a table of another shape is another table" for how in ("more", "less")
 }
@@ -283,26 +289,28 @@ RECIPES = [
     *lines(graphs, lambda: {"A": np.abs(network()["A"])}, ranked, DirectedBetaModel={}),
     *lines(group_robust, BOTH, linear, 1e-4, GroupDROClassifier={"l2": 0.1}),
     *lines(group_robust, partial(records, "X", "y", "groups", "sample_weight", "X_new", "target"), linear, 1e-4, GroupDRORegressor={"l2": 0.1}),
-    *lines(group_robust, PLAIN, classify, CVaRClassifier={"alpha": 0.5}, AGROClassifier=R, JTTClassifier=R),
-    *lines(group_robust, GROUPED, classify, DeepFeatureReweighting=R),
+    *lines(group_robust, PLAIN, classify, CVaRClassifier={"alpha": 0.5}, AGROClassifier={"slicer": TreeSlicer(2, n_permutations=3), "n_rounds": 2, **R}, JTTClassifier=R),
+    *lines(group_robust, GROUPED, classify, DeepFeatureReweighting={"Cs": (0.1, 1.0), "n_retrains": 2, **R}),
     *lines(group_robust, partial(records, "X", "y"), partitioned, EIILPartition=R, XRMPartition=R),
-    *lines(influence, TESTED, attributed, 1e-5, InfluenceFunction={}, NewtonStep={}, RepresenterPoint={}, TRAK=R, Influence={}),
-    Recipe("statml.influence.TracIn", TESTED, partial(attributed, lambda: influence.TracIn(trajectory()))),
-    Recipe("statml.influence.HyDRA", TESTED, partial(attributed, lambda: influence.HyDRA(trajectory=trajectory()))),
-    Recipe("statml.influence.SGDInfluence", TESTED, partial(attributed, lambda: influence.SGDInfluence(trajectory=trajectory()))),
-    Recipe("statml.influence.Source", TESTED, partial(attributed, lambda: influence.Source(2, trajectory()))),
-    *lines(influence, TESTED, partial(attributed, kind="trees"), TreeInfluence={}),
-    *lines(influence, TESTED, partial(attributed, kind="neighbours"), KNNShapley={"n_neighbors": 3}),
-    *lines(influence, TESTED, retrained, leave_out=PRECISION, LeaveOneOut={}, SubsetEnsemble={"n_subsets": 40, **R}, DataShapley={"max_permutations": 2, "stop": 0, **R}),
-    *lines(adapters, WEIGHTED, classify, leave_out=MINIBATCHES, NetClassifier=NET, JTTNet=NET, LfFNet=NET, PruningClassifier=NET | {"sparsity": 0.5}, AttributeAdversarialClassifier=NET | {"attributes": [Custom(moved, -0.2, 0.2)], "n_steps": 1}),
+    *lines(influence, TESTED, attributed, 1e-5, A_COLUMN_A_RECORD, InfluenceFunction={}, NewtonStep={}, RepresenterPoint={}, TRAK=R, Influence={}),
+    Recipe("statml.influence.TracIn", TESTED, partial(attributed, lambda: influence.TracIn(trajectory())), leave_out=A_COLUMN_A_RECORD),
+    Recipe("statml.influence.HyDRA", TESTED, partial(attributed, lambda: influence.HyDRA(trajectory=trajectory())), leave_out=A_COLUMN_A_RECORD),
+    Recipe("statml.influence.SGDInfluence", TESTED, partial(attributed, lambda: influence.SGDInfluence(trajectory=trajectory())), leave_out=A_COLUMN_A_RECORD),
+    Recipe("statml.influence.Source", TESTED, partial(attributed, lambda: influence.Source(2, trajectory())), leave_out=A_COLUMN_A_RECORD),
+    *lines(influence, UNWEIGHTED, partial(attributed, kind="trees"), TreeInfluence={}),
+    *lines(influence, UNWEIGHTED, partial(attributed, kind="neighbours"), KNNShapley={"n_neighbors": 3}),
+    *lines(influence, TESTED, retrained, leave_out=PRECISION, LeaveOneOut={}, SubsetEnsemble={"n_subsets": 10, **R}, DataShapley={"max_permutations": 2, "stop": 0, **R}),
+    *lines(adapters, WEIGHTED, classify, leave_out=MINIBATCHES, NetClassifier=NET, JTTNet=NET, LfFNet=NET, PruningClassifier=NET | {"sparsity": 0.5}),
+    *lines(adapters, partial(records, "X", "y", "attributes_clean", "sample_weight", "X_new"), classify, leave_out=MINIBATCHES, AttributeAdversarialClassifier=NET | {"attributes": [Custom(moved, -0.2, 0.2)], "n_steps": 1}),
     *lines(adapters, REGRESSION, regress, leave_out=MINIBATCHES, NetRegressor=NET, PruningRegressor=NET | {"sparsity": 0.5}),
     *lines(adapters, BOTH, classify, leave_out=MINIBATCHES, GroupDRONet=NET),
-    *lines(adapters, PLAIN, classify, AGRONet=NET | {"cv": 2, "slicer_epochs": 1}),
+    *lines(adapters, PLAIN, classify, AGRONet=NET | {"cv": 2, "init": "random", "slicer_epochs": 1}),
     *lines(adapters, WEIGHTED, linear, 1e-4, RobustLogisticRegression={"l2": 0.1}),
-    Recipe("statml.adapters.AMALClassifier", partial(records, "X", "y", "X_val", "y_val", "X_new"), amal),
-    Recipe("statml.adapters.NetFeatures", PLAIN, features),
-    Recipe("statml.adapters.OpenVAEClassifier", PLAIN, open_vae),
-    *lines(adapters, partial(records, "X", "y", "X_new", n=80), bounded, ConformalBound={"distance": "euclidean", **R}, PeaksOverThresholdBound={"distance": "euclidean"}, WeibullBound={"distance": "euclidean"}),
+    Recipe("statml.adapters.AMALClassifier", partial(records, "X", "y", "sample_weight", "X_val", "y_val", "X_new"), amal, leave_out=MINIBATCHES),
+    Recipe("statml.adapters.NetFeatures", WEIGHTED, features, leave_out=MINIBATCHES),
+    Recipe("statml.adapters.OpenVAEClassifier", WEIGHTED, open_vae, leave_out=MINIBATCHES),
+    *lines(adapters, partial(records, "X", "y", "y_pred", "held_out", "X_new", n=80), bounded, ConformalBound={"distance": "euclidean"}),
+    *lines(adapters, partial(records, "X", "y", "y_pred", "X_new", n=80), bounded, PeaksOverThresholdBound={"distance": "euclidean"}, WeibullBound={"distance": "euclidean"}),
     *lines(adapters, rule_votes, voted, CAGE={}),
     *lines(adapters, votes, voted, DawidSkene={}, MajorityVote={}),
     Recipe("statml.adapters.GenieQuantizer", convolutional, quantize, leave_out={"nothing for X": "no data are needed", "too few X": "they have no labels"}, own=in_place_of("model", NOT_A_NETWORK) | in_place_of("input_shape", NOT_A_SHAPE)),
