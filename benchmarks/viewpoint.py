@@ -31,6 +31,7 @@ from statml.adapters.viewpoint import (
     NearestFrontalPolicy,
     Scene,
     ViewpointMPC,
+    ViewpointPolicy,
     evaluate,
 )
 from statml.adapters.viewpoint.flight_plans import LimitedPlan
@@ -249,13 +250,8 @@ def gap() -> None:
     policies = {
         "greedy (knows the sensor)": GreedyInformationPolicy(),
         "nearest, from the front": NearestFrontalPolicy(),
+        "trained": ViewpointPolicy.pretrained(),
     }
-    try:
-        from statml.adapters.viewpoint import ViewpointPolicy
-
-        policies["trained"] = ViewpointPolicy.pretrained()
-    except (ImportError, AttributeError):
-        print("(no trained policy here)\n")
     for n in (3, 6):
         both = {}
         start = time.process_time()

@@ -21,7 +21,7 @@ from statml.adapters.viewpoint import (  # noqa: E402
 )
 from statml.adapters.viewpoint.dagger import nearest_candidate  # noqa: E402
 from statml.adapters.viewpoint.networks import ENCODERS  # noqa: E402
-from statml.adapters.viewpoint.policy import SHIPPED  # noqa: E402
+from statml.adapters.viewpoint.policy import ACTIONS, shipped  # noqa: E402
 from statml.adapters.viewpoint.ppo import SceneVecEnv  # noqa: E402
 
 TINY = {
@@ -354,10 +354,11 @@ def test_a_safetensors_file_of_something_else_is_refused(tmp_path):
 # --- the policy that ships ----------------------------------------------------------------------------
 
 
-def test_the_shipped_policy_beats_the_hand_crafted_one_on_common_scenarios():
+@pytest.mark.parametrize("action", ACTIONS)
+def test_the_shipped_policy_beats_the_hand_crafted_one_on_common_scenarios(action):
     """By a paired 99.9 % interval, on 100 scenarios of six targets (trained on one to six)."""
     results = evaluate(
-        {"trained": ViewpointPolicy.pretrained(), "frontal": NearestFrontalPolicy()},
+        {"trained": ViewpointPolicy.pretrained(action), "frontal": NearestFrontalPolicy()},
         env(n_targets=6, horizon=100, random_beliefs=False),
         100,
         random_state=11,
@@ -368,14 +369,18 @@ def test_the_shipped_policy_beats_the_hand_crafted_one_on_common_scenarios():
     assert paired.loc["seconds", "conf_high"] < 0
 
 
+@pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("n_targets", [1, 12])
-def test_the_shipped_policy_takes_any_number_of_targets(n_targets):
-    policy = ViewpointPolicy.pretrained()
-    scene = env(n_targets=n_targets, side=15.0).vector(3)
+def test_the_shipped_policy_takes_any_number_of_targets(n_targets, action):
+    policy = ViewpointPolicy.pretrained(action)
+    assert policy.action == action
+    scene = env(n_targets=n_targets, side=15.0, action=action).vector(3)
     observed = scene.reset(seed=0)[0]
-    assert policy.predict(observed).shape == (3, 3)
+    assert np.isfinite(scene.step(policy.predict(observed))[1]).all()
     assert np.isfinite(policy.predict_value(observed)).all()
 
 
-def test_the_shipped_file_is_small():
-    assert SHIPPED.stat().st_size < 1_000_000
+def test_the_shipped_files_are_small():
+    assert sum(shipped(action).stat().st_size for action in ACTIONS) < 1_000_000
+    with pytest.raises(ValueError, match="action must be"):
+        shipped("hover")
