@@ -6,6 +6,7 @@ a child begins at once, in a process group of its own, and SIGKILL hits it and i
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,6 +60,12 @@ class Server:
         """The result of a job that nobody kills."""
         assert self._run(folder, lambda: self._wait(TIMEOUT)) == 0, self._reason()
         return _read(self.scratch / "result.npz")
+
+    def attempt(self, folder: Path) -> dict[str, np.ndarray] | str:
+        """The result of a job, or the last line of the error that it ended with."""
+        if self._run(folder, lambda: self._wait(TIMEOUT)) == 0:
+            return _read(self.scratch / "result.npz")
+        return self._reason().rstrip().rsplit("\n", 1)[-1]
 
     def killed(self, folder: Path, seconds: float, after_change: bool) -> bool:
         """Whether the job could be killed so many seconds after its start, or after it first changed the folder."""
@@ -132,6 +139,28 @@ def kill_and_resume(name: str, part: str, n_kills: int, scratch: Path, seed: int
             assert_same(server.run(folder), server.expected)
             assert list(folder.rglob("*.partial")) == [], "an unfinished file was left"
     return n_left
+
+
+def damage_and_resume(name: str, part: str, scratch: Path) -> None:
+    """Damage one file that a job has kept, and do the job again: it refuses the file or makes it anew."""
+    with Server(name, part, scratch) as server:
+        kept = scratch / "kept"
+        assert_same(server.run(kept), server.expected)
+        files = sorted(path.relative_to(kept) for path in kept.rglob("*") if path.is_file())
+        for number, path in enumerate({files[0], files[len(files) // 2], files[-1]}):
+            whole = (kept / path).read_bytes()
+            middle = len(whole) // 2
+            flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+            for how, content in (("emptied", b""), ("cut", whole[:middle]), ("flipped", flipped)):
+                folder = scratch / f"{how}_{number}"
+                shutil.copytree(kept, folder)
+                (folder / path).write_bytes(content)
+                found = server.attempt(folder)
+                if isinstance(found, str):
+                    assert found.startswith("ValueError: "), f"{path} {how}: {found}"
+                    assert str(folder) in found, f"{path} {how}: {found}"
+                else:
+                    assert_same(found, server.expected)
 
 
 def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:

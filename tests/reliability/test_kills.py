@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from ._jobs import JOBS
-from ._kills import kill_and_resume
+from ._kills import damage_and_resume, kill_and_resume
 from ._public import public_objects
 
 CHEAP = [  # these begin within seconds, so that every run of the tests can afford two kills
@@ -26,6 +26,22 @@ def test_a_job_that_was_killed_twenty_times_ends_in_the_same_bits(tmp_path, name
     n_left = kill_and_resume(name, part, 20, tmp_path, seed=1)
     assert len(n_left) == 20
     assert max(n_left) > 0, "no kill came after the first file"
+
+
+UNREAD = ("statml.adapters.viewpoint.ViewpointPolicy", "")  # torch's own errors, of a damaged file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        pytest.param(*job, marks=pytest.mark.xfail(strict=True)) if job == UNREAD else job
+        for job in JOBS
+    ],
+    ids=map(" ".join, JOBS),
+)
+def test_a_damaged_file_of_a_run_is_refused_or_made_anew(tmp_path, name, part):
+    damage_and_resume(name, part, tmp_path)
 
 
 def test_every_public_object_with_a_checkpoint_dir_is_tried():
