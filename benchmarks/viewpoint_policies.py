@@ -29,7 +29,7 @@ from statml.adapters.viewpoint import (
     ViewpointResults,
     evaluate,
 )
-from statml.adapters.viewpoint.policy import ACTIONS, shipped
+from statml.adapters.viewpoint.policy import ACTIONS, EXPERT_ASPECTS, shipped
 
 KEPT = Path(__file__).parents[1] / "build" / "viewpoint_policies"
 REPORT = 20261130
@@ -64,6 +64,7 @@ CASES = {
 }
 BASELINES = {
     "greedy (knows the sensor)": GreedyInformationPolicy(),
+    "greedy, three aspects": GreedyInformationPolicy(aspects=EXPERT_ASPECTS),
     "nearest, from the front": NearestFrontalPolicy(),
     "tour": TourPolicy(),
 }
