@@ -33,6 +33,7 @@ from statml._validation import (
     RandomState,
     as_seed_sequence,
     check_integer,
+    check_labels,
     check_level,
     check_number,
 )
@@ -266,6 +267,11 @@ def robustness_report(
     -------
     RobustnessReport
 
+    Raises
+    ------
+    ValueError
+        For NaN, unequal lengths, fewer than two records, labels that the estimator does not know, or attributes that do not fit the records.
+
     Notes
     -----
     The intervals are for the records as a sample, one attribute against another: no allowance is made for the many rows of a table. With few records wrong or
@@ -295,10 +301,16 @@ def robustness_report(
     if not attributes:
         raise ValueError("attributes must hold at least one attribute, got none")
     chain = Chain(attributes)
-    X = check_array(X, dtype=np.float32, allow_nd=True, order="C", input_name="X")
-    y = np.asarray(y)
-    if y.shape != (len(X),):
-        raise ValueError(f"y must hold {len(X)} labels, one a record of X, got shape {y.shape}")
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused as infinite
+        X = check_array(
+            X, dtype=np.float32, allow_nd=True, order="C", input_name="X", ensure_min_samples=2
+        )
+    y = check_labels("y", y)
+    if len(y) != len(X):
+        raise ValueError(f"y must hold {len(X)} labels, one a record of X, got {len(y)}")
+    unknown = y[~np.isin(y, getattr(estimator, "classes_", y))]
+    if len(unknown):
+        raise ValueError(f"y must hold classes of the estimator, got {unknown.tolist()[0]!r}")
     if X.ndim == 3 and any(a.kind == "images" for a in chain.attributes):
         X = X[:, None]
     chain.check(X)

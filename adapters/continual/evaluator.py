@@ -20,13 +20,14 @@ import joblib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
-from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils import check_consistent_length
 
 from statml._validation import (
     RandomState,
     as_generator,
     check_choice,
     check_integer,
+    check_labels,
     check_number,
 )
 from statml.parallel import parallel_map, qualified_name
@@ -158,17 +159,22 @@ class ContinualEvaluator:
         Returns
         -------
         ContinualEvaluator
+
+        Raises
+        ------
+        ValueError
+            For missing labels, unequal lengths, or an `order` that does not name classes of y, each once.
         """
         X, y, X_test, y_test = (
             np.asarray(X),
-            column_or_1d(y),
+            check_labels("y", y),
             np.asarray(X_test),
-            column_or_1d(y_test),
+            check_labels("y_test", y_test),
         )
         check_consistent_length(X, y)
         check_consistent_length(X_test, y_test)
         n_classes = check_integer("n_classes", n_classes, low=1)
-        order = np.unique(y) if order is None else column_or_1d(order)
+        order = np.unique(y) if order is None else check_labels("order", order)
         if len(np.unique(order)) != len(order) or not np.isin(order, y).all():
             raise ValueError("order must name classes of y, each once")
         tasks = {}

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from statml._validation import check_labels
+
 
 @dataclass(frozen=True)
 class Task:
@@ -42,7 +44,7 @@ def check_tasks(tasks: Sequence[Any] | Mapping[str, Any]) -> list[Task]:
     Raises
     ------
     ValueError
-        For no task, parts that are missing, empty or of unequal lengths, labels that change between numbers and text, or records
+        For no task, parts or labels that are missing, empty or of unequal lengths, labels that change between numbers and text, or records
         that change their shape.
     """
     if isinstance(tasks, Mapping):
@@ -60,9 +62,10 @@ def check_tasks(tasks: Sequence[Any] | Mapping[str, Any]) -> list[Task]:
             raise ValueError(
                 f"task {name!r} must be (X, y, X_test, y_test), got {len(parts)} parts"
             )
-        X, y, X_test, y_test = (np.asarray(part) for part in parts)
+        X, X_test = (np.asarray(part) for part in parts[::2])
+        y, y_test = (check_labels(f"y of task {name!r}", part) for part in parts[1::2])
         for part, labels in ((X, y), (X_test, y_test)):
-            if labels.ndim != 1 or len(part) != len(labels) or len(labels) == 0:
+            if not part.ndim or len(part) != len(labels) or len(labels) == 0:
                 raise ValueError(
                     f"task {name!r} must have one label a record and at least one record, in training and in test; "
                     f"got shapes {part.shape} and {labels.shape}"

@@ -6,9 +6,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils import check_array, check_consistent_length
 
-from statml._validation import RandomState, as_generator, check_integer
+from statml._validation import (
+    RandomState,
+    as_generator,
+    check_integer,
+    check_labels,
+    check_magnitude,
+)
 
 from ..bound import class_codes
 from .bound_filter import BoundFilter, check_band, in_band
@@ -60,7 +66,7 @@ def select_exemplars(
     Raises
     ------
     ValueError
-        For NaN, unequal lengths, an unknown method, or a method without what it needs.
+        For NaN, missing labels, unequal lengths, an unknown method, or a method without what it needs.
 
     Examples
     --------
@@ -69,8 +75,8 @@ def select_exemplars(
     >>> select_exemplars(Z, ["a", "a", "a", "b", "b", "b"], 2)
     array([1, 4])
     """
-    Z = check_array(Z, dtype=float, input_name="Z")
-    y = column_or_1d(y)
+    Z = check_magnitude("Z", check_array(Z, dtype=float, input_name="Z"))
+    y = check_labels("y", y)
     check_consistent_length(Z, y)
     m = check_integer("m", m, low=1)
     rule = find_rule("method", method)
