@@ -45,8 +45,17 @@ from sklearn.metrics import (
 )
 from sklearn.utils import check_consistent_length
 from sklearn.utils.metadata_routing import MetadataRequest
+from sklearn.utils.validation import _check_sample_weight
 
-from .._validation import RandomState, as_generator, check_choice, check_integer, check_level
+from .._validation import (
+    RandomState,
+    as_generator,
+    check_choice,
+    check_integer,
+    check_labels,
+    check_level,
+)
+from .out_of_fold import log_losses
 
 Array = NDArray[np.float64]
 
@@ -115,14 +124,17 @@ def worst_group_score(
     0.5
     """
     function, greater, _ = _metric(metric, greater_is_better)
-    y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
+    y_true, y_pred = _answers(y_true, y_pred)
     names, member = group_membership(groups, len(y_true), expected_groups)
-    check_consistent_length(y_true, y_pred, sample_weight)
+    if sample_weight is not None:
+        sample_weight = _check_sample_weight(
+            sample_weight, y_true, dtype=np.float64, ensure_non_negative=True
+        )
     if labels is None and metric == "log_loss":
         labels = np.unique(y_true)
     values = []
     for name, rows in zip(names, member.T, strict=True):
-        extra = {} if sample_weight is None else {"sample_weight": np.asarray(sample_weight)[rows]}
+        extra = {} if sample_weight is None else {"sample_weight": sample_weight[rows]}
         if metric == "log_loss":
             extra["labels"] = labels
         value = float(function(y_true[rows], y_pred[rows], **extra))
@@ -361,8 +373,7 @@ def group_report(
     level = check_level(level)
     check_choice("method", method, ("bonferroni", "sidak", "bootstrap"))
     n_boot = check_integer("n_boot", n_boot, low=1)
-    y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
-    check_consistent_length(y_true, y_pred)
+    y_true, y_pred = _answers(y_true, y_pred)
     names, member = group_membership(groups, len(y_true), expected_groups)
     value, greater = _record_values(y_true, y_pred, metric, greater_is_better, labels)
 
@@ -496,6 +507,19 @@ def _listed(names: list) -> str:
     return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
+def _answers(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[NDArray, NDArray]:
+    """What is true, one a record, and what a model says, one or several a record; nothing is missing."""
+    y_true, y_pred = check_labels("y_true", y_true), np.asarray(y_pred)
+    if y_pred.ndim == 1:
+        y_pred = check_labels("y_pred", y_pred)
+    elif y_pred.ndim != 2 or pd.isna(y_pred).any():
+        raise ValueError(
+            f"y_pred must hold one entry or one row of numbers a record, none of them missing, got shape {y_pred.shape}"
+        )
+    check_consistent_length(y_true, y_pred)
+    return y_true, y_pred
+
+
 def _metric(metric, greater_is_better: bool) -> tuple[Callable, bool, str | None]:
     if callable(metric):
         return metric, greater_is_better, None
@@ -514,10 +538,12 @@ def _record_values(y_true, y_pred, metric, greater_is_better, labels) -> tuple[A
     else:
         check_choice("metric", metric, RECORD_METRICS)
         greater_is_better = METRICS[metric][1]
+        if metric != "log_loss" and y_pred.ndim != 1:
+            raise ValueError(
+                f"y_pred must hold one label or number a record, got shape {y_pred.shape}"
+            )
         if metric == "accuracy":
             value = (y_true == y_pred).astype(float)
-            if value.shape != (len(y_true),):
-                raise ValueError(f"y_pred must hold one label a record, got shape {y_pred.shape}")
         elif metric == "log_loss":
             value = _log_losses(y_true, y_pred, labels)
         else:
@@ -542,9 +568,7 @@ def _log_losses(y_true, y_pred, labels) -> Array:
     unknown = ~np.isin(y_true, labels)
     if unknown.any():
         raise ValueError(f"y_true holds {y_true[unknown].tolist()[0]!r}, which is not in labels")
-    column = np.argmax(y_true[:, None] == labels, axis=1)
-    picked = y_pred[np.arange(len(y_true)), column].astype(float)
-    return -np.log(np.maximum(picked, np.finfo(float).tiny))
+    return log_losses(y_pred.astype(float), np.argmax(y_true[:, None] == labels, axis=1))
 
 
 def _t_quantile(tail: float, df: NDArray) -> Array:

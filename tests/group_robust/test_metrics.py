@@ -243,7 +243,12 @@ def test_bootstrap_of_overlapping_groups_is_narrower_than_bonferroni():
 def test_bad_values_are_refused(data):
     _, y, groups = data
     with pytest.raises(ValueError, match="metric must be finite for every record, got 1"):
-        group_report(y, np.where(np.arange(400) == 3, np.nan, y), groups, "squared_error")
+        group_report(y, np.where(np.arange(400) == 3, np.inf, y), groups, "squared_error")
+    for metric in ("squared_error", "accuracy"):  # a missing answer is no wrong one
+        with pytest.raises(ValueError, match="y_pred must hold a label .* got None or NaN for 1"):
+            group_report(y, np.where(np.arange(400) == 3, np.nan, y), groups, metric)
+    with pytest.raises(ValueError, match="one label or number a record, got shape"):
+        group_report(y, np.ones((400, 2)), groups)
     with pytest.raises(ValueError, match="metric must return one value a record"):
         group_report(y, y, groups, lambda t, p: 1.0)
     with pytest.raises(ValueError, match="probabilities of 2 classes"):
