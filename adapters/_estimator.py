@@ -56,6 +56,7 @@ class NetEstimator(SavedNet, BaseEstimator):
 
     _net_class: type[Net] = Net
     _criterion: type[nn.Module]
+    _keeps_callbacks = True  # in ``net_``; False where they hold the data
 
     def __init__(
         self,
@@ -191,7 +192,8 @@ class NetEstimator(SavedNet, BaseEstimator):
             )
         self.loss_curve_ = [float(row["train_loss"]) for row in net.history]
         self.n_iter_ = len(self.loss_curve_)
-        if self.accelerate is not None:  # an accelerator cannot be pickled
+        # an accelerator cannot be pickled
+        if self.accelerate is not None or not self._keeps_callbacks:
             net = self._make_net(net.module_, torch.Generator(), 0, plain=True)
         self.net_ = net
 

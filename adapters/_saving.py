@@ -151,7 +151,12 @@ def is_plain(value: Any) -> bool:
 def as_plain(value: Any) -> Any:
     """A table as its columns, and strings in an array of objects (names of columns or classes) as a list; `as_fitted` undoes it."""
     if isinstance(value, pd.DataFrame):
-        return {"table": {name: as_plain(column.to_numpy()) for name, column in value.items()}}
+        rows = None if isinstance(value.index, pd.RangeIndex) else as_plain(value.index.to_numpy())
+        return {
+            "table": {name: as_plain(column.to_numpy()) for name, column in value.items()},
+            "rows": rows,
+            "name": value.index.name,
+        }
     if isinstance(value, np.ndarray) and value.dtype.kind in "OU":
         if not all(isinstance(v, str) for v in value):
             raise TypeError(
@@ -163,8 +168,11 @@ def as_plain(value: Any) -> Any:
 
 def as_fitted(value: Any) -> Any:
     """What `as_plain` was given."""
-    if isinstance(value, dict) and set(value) == {"table"}:
-        return pd.DataFrame({name: as_fitted(column) for name, column in value["table"].items()})
+    if isinstance(value, dict) and set(value) == {"table", "rows", "name"}:
+        table = pd.DataFrame({name: as_fitted(column) for name, column in value["table"].items()})
+        if value["rows"] is not None:
+            table.index = pd.Index(as_fitted(value["rows"]), name=value["name"])
+        return table
     if isinstance(value, dict) and set(value) == {"strings"}:
         return np.array(value["strings"], dtype=object)
     return value

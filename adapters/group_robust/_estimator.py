@@ -30,6 +30,7 @@ class GroupNet(NetClassifier):
     """
 
     _net_class: ClassVar[type[Net]] = GroupDROLoop
+    _keeps_callbacks = False
     _training: GroupTraining
     _balanced: HardGroups | SoftGroups | None
 
@@ -76,8 +77,6 @@ class GroupNet(NetClassifier):
         q = self._training.finish(net.module_)
         self._q = q / q.sum()
         super()._finish(net)
-        # neither the player nor the records belong to what is kept
-        self.net_ = self._make_net(net.module_, torch.Generator(), 0, plain=True)
 
     def _record_losses(self, X: NDArray, y: NDArray) -> NDArray[np.float64]:
         """Loss of each record under the fitted network, X and y as the loop has them."""

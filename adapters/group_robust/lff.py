@@ -240,6 +240,7 @@ class LfFNet(NetClassifier):
     """
 
     _net_class: ClassVar[type[Net]] = LfFLoop
+    _keeps_callbacks = False
     _player: BiasedPlayer
 
     def __init__(
@@ -335,10 +336,6 @@ class LfFNet(NetClassifier):
         callback = LfFCheckpoint(path, fingerprint, order)
         callback.player = self._player
         return callback
-
-    def _finish(self, net: Net) -> None:
-        super()._finish(net)
-        self.net_ = self._make_net(net.module_, torch.Generator(), 0, plain=True)
 
     # --- files ------------------------------------------------------------------------------------------
 

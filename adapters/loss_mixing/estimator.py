@@ -186,6 +186,7 @@ class AMALClassifier(MixingReport, NetClassifier):
     """
 
     _net_class: ClassVar[type[Net]] = MixingNet
+    _keeps_callbacks = False
 
     def __init__(
         self,
@@ -500,11 +501,6 @@ class AMALClassifier(MixingReport, NetClassifier):
 
     def _callbacks(self) -> list[tuple[str, Any]]:
         return [("meta", self._meta)]
-
-    def _finish(self, net: Net) -> None:
-        super()._finish(net)
-        # one without the callbacks, which hold the data
-        self.net_ = self._make_net(net.module_, torch.Generator(), 0, plain=True)
 
     def _checkpoint_folder(self) -> Path:
         return Path(self.checkpoint_dir) / self._stage

@@ -12,9 +12,11 @@ from sklearn.base import clone
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
+from statsmodels.iolib.summary import Summary
 
 from statml._validation import as_seed_sequence, check_integer, check_level
 from statml.inference.bootstrap import percentile_interval
+from statml.inference.summaries import facts_table, frame_table, summary_of
 
 from .auxiliary import Teacher
 
@@ -103,30 +105,36 @@ class MixingReport:
             raise ValueError("y holds classes that were not seen in training")
         return self._mean_loss(X, np.searchsorted(self.classes_, y)) - self.val_loss_
 
-    def summary(self) -> str:
-        """The fit in words and numbers, and the comparison if `compare` has made one.
+    def summary(self) -> Summary:
+        """The fit in numbers, loss by loss, and the comparison if `compare` has made one.
 
         Returns
         -------
-        str
+        statsmodels Summary
+            Prints as text; also ``as_html()`` and ``as_latex()``.
         """
         check_is_fitted(self, "lambda_")
-        trained = int(np.isfinite(self.lambda_[:, 0]).sum())
-        steps = len(self.val_loss_path_)
-        lines = [
-            "Adaptive mixing of auxiliary losses",
-            f"records trained on: {trained}    losses: {len(self.loss_names_)}    epochs: {self.n_iter_}    steps of the weights: {steps}",
-        ]
-        if steps:
-            lines.append(
-                f"validation loss: {self.val_loss_path_[0]:.4g} at the first step, {self.val_loss_:.4g} at the end"
-                if np.isfinite(self.val_loss_)
-                else f"validation loss: {self.val_loss_path_[0]:.4g} at the first step; then trained on the validation data too"
-            )
-        lines += ["", self.diagnostics().to_string(float_format="{:.3f}".format)]
+        losses = self.val_loss_path_
+        facts = {
+            "records": int(np.isfinite(self.lambda_[:, 0]).sum()),
+            "losses": len(self.loss_names_),
+            "epochs": self.n_iter_,
+            "steps of the weights": len(losses),
+            "first validation loss": losses[0] if len(losses) else np.nan,
+            "validation loss": self.val_loss_,
+        }
+        tables = [frame_table(self.diagnostics())]
         if hasattr(self, "comparison_"):
-            lines += ["", self.comparison_.to_string(float_format="{:.3f}".format)]
-        return "\n".join(lines)
+            tables.append(frame_table(self.comparison_, "Comparison on the test data"))
+        width = len(str(tables[0]).partition("\n")[0])
+        notes = [
+            "Weights of a loss at its bounds no longer tell records apart.",
+            "The validation data have chosen the weights: their loss is too good.",
+        ]
+        if np.isnan(self.val_loss_):
+            notes[1] = "The last training was on the validation data too."
+        title = "Adaptive mixing of auxiliary losses"
+        return summary_of(facts_table(title, facts, width), *tables, notes=notes)
 
     def compare(
         self,
@@ -140,7 +148,7 @@ class MixingReport:
         y_test: ArrayLike,
         metric: str | Callable[[NDArray, NDArray], float] = "accuracy",
         level: float = 0.95,
-        n_bootstrap: int = 500,
+        n_boot: int = 500,
     ) -> pd.DataFrame:
         """Train what one would try otherwise, on the same data from the same seed, and look at test data.
 
@@ -159,7 +167,7 @@ class MixingReport:
             A callable takes the true and the predicted labels.
         level : float, default=0.95
             Of the intervals.
-        n_bootstrap : int, default=500
+        n_boot : int, default=500
             Resamples of the test records.
 
         Returns
@@ -218,9 +226,7 @@ class MixingReport:
                 both.set_params(**plain, refit_with_validation=False).fit(*known, None, *known)
             rows["supervised, L + V"] = both, np.nan
         predictions = {name: model.predict(X_test) for name, (model, _) in rows.items()}
-        self.comparison_ = _compared(
-            predictions, np.asarray(y_test), function, level, n_bootstrap, seed
-        )
+        self.comparison_ = _compared(predictions, np.asarray(y_test), function, level, n_boot, seed)
         self.comparison_.insert(0, "share", [share for _, share in rows.values()])
         self.comparison_.insert(1, "epochs", [model.n_iter_ for model, _ in rows.values()])
         return self.comparison_

@@ -14,6 +14,14 @@ from typing import Any, TypeVar
 Member = TypeVar("Member", bound=type)
 
 
+class Described:
+    """A member is printed as the call that makes it."""
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_"))
+        return f"{type(self).__name__}({inside})"
+
+
 class Registry:
     """Members of one family by name.
 

@@ -35,7 +35,7 @@ from statml._validation import (
 )
 from statml.parallel import check_progress
 
-from .._estimator import NESTED, NetClassifier, NetEstimator, NetRegressor
+from .._estimator import NetClassifier, NetEstimator, NetRegressor
 from .._net import Net
 from .deployment import DeploymentMixin
 from .distribution import DISTRIBUTIONS, Distribution
@@ -155,14 +155,6 @@ class PruningEstimator(PathReport, DeploymentMixin, NetEstimator):
         return other
 
     # --- parameters -------------------------------------------------------------------------------------
-
-    def _check_names(self) -> None:
-        unknown = [name for name in self._further() if not name.startswith(NESTED)]
-        if unknown:
-            raise TypeError(
-                f"{type(self).__name__} has no parameter {unknown[0]!r}; those of the module, the optimizer and the loop "
-                f"begin with {', '.join(NESTED)}"
-            )
 
     def _plan(self) -> Plan:
         # copies: what a member learns in training must not stay in the parameter

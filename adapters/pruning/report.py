@@ -9,11 +9,10 @@ import pandas as pd
 from scipy import stats
 from sklearn.utils.validation import check_is_fitted
 from statsmodels.iolib.summary import Summary
-from statsmodels.iolib.table import SimpleTable
-from statsmodels.iolib.tableformatting import fmt_params
 from statsmodels.stats.proportion import proportion_confint
 
 from statml._validation import check_level
+from statml.inference.summaries import summary_of, text_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,24 +59,15 @@ class PathReport:
             )
         header = ["sparsity", "epochs", "train loss", "train error", "val. error"]
         header += [f"{level:.0%} interval", "nonzero share", "products", "bytes"]
-        summary = Summary()
-        summary.tables.append(
-            SimpleTable(
-                rows,
-                header,
-                [str(k) for k in path["level"]],
-                title=f"{type(self).__name__}: {self.criterion!r}, {len(path)} levels",
-                txt_fmt=fmt_params,
-            )
-        )
+        title = f"{type(self).__name__}: {self.criterion!r}, {len(path)} levels"
+        table = text_table(rows, header, [str(k) for k in path["level"]], title)
         notes = [
             "* the fitted network. Sparsity counts the prunable weights, the share of nonzero parameters all of them.",
             "Products are those with weights that are not zero; zeros alone save no time on dense hardware.",
         ]
         if self.selection != "final":
             notes.append("The validation error chose the level, so that its own is too good.")
-        summary.add_extra_txt(notes)
-        return summary
+        return summary_of(table, notes=notes)
 
     def plot_path(self, ax: Axes | None = None) -> PruningPathDisplay:
         """Errors along the path; see `PruningPathDisplay`."""

@@ -20,9 +20,9 @@ from scipy import stats
 from sklearn.utils.validation import check_is_fitted
 from statsmodels.iolib.summary import Summary
 from statsmodels.iolib.table import SimpleTable
-from statsmodels.iolib.tableformatting import fmt_2cols, fmt_params
 
 from .._validation import check_level
+from .summaries import facts_table, number, summary_of, text_table
 
 MOST_ROWS = 60  # of a printed table of coefficients
 
@@ -219,11 +219,8 @@ class InferenceMixin:
             )
         body = self._summary_table(table, level)
         width = len(str(body).partition("\n")[0])
-        summary = Summary()
-        summary.tables = [_facts_table(self._summary_title(), self._glance(), width), body]
-        if notes:
-            summary.add_extra_txt(notes)
-        return summary
+        facts = facts_table(self._summary_title(), self._glance(), width)
+        return summary_of(facts, body, notes=notes)
 
     def _summary_notes(self) -> list[str]:
         return []
@@ -233,60 +230,19 @@ class InferenceMixin:
         return _coefficient_table(table, level, "z" if self._coefficients().df is None else "t")
 
 
-def _facts_table(title: str, facts: dict[str, object], width: int) -> SimpleTable:
-    """Facts in two halves side by side, the left one filled first; those without a value are left out."""
-    cells = [(f"{name.replace('_', ' ')}:", _fact(value)) for name, value in facts.items()]
-    cells = [(name, value) for name, value in cells if value] or [("", "")]
-    n_rows = (len(cells) + 1) // 2
-    cells += [("", "")] * (2 * n_rows - len(cells))
-    # The padding separates the halves and makes the table as wide as the one of coefficients.
-    padding = 21 + max(width - 78, 0)
-    left, right = (
-        SimpleTable(
-            [[value] for _, value in half],
-            stubs=[name for name, _ in half],
-            title=title,
-            txt_fmt=fmt_2cols,
-        )
-        for half in (
-            cells[:n_rows],
-            [(f"  {name}".ljust(padding), value) for name, value in cells[n_rows:]],
-        )
-    )
-    left.extend_right(right)
-    return left
-
-
 def _coefficient_table(table: pd.DataFrame, level: float, statistic: str) -> SimpleTable:
     tail = f"{(1 - level) / 2:.4g}"
     header = ["coef", "std err", statistic, f"P>|{statistic}|"]
     header += [f"[{tail}", f"{(1 + level) / 2:.4g}]"]
     rows = [
         (
-            _number(row.estimate, 4),
-            _number(row.std_error),
-            _number(row.statistic),
+            number(row.estimate, 4),
+            number(row.std_error),
+            number(row.statistic),
             "" if np.isnan(row.p_value) else f"{row.p_value:.3f}",
-            _number(row.conf_low),
-            _number(row.conf_high),
+            number(row.conf_low),
+            number(row.conf_high),
         )
         for row in table.itertuples()
     ]
-    return SimpleTable(rows, header, table["term"].tolist(), txt_fmt=fmt_params)
-
-
-def _number(x: float, decimals: int = 3) -> str:
-    """A number in statsmodels' style, but blank where there is none and 0 without an exponent."""
-    if np.isnan(x):
-        return ""
-    if np.isinf(x):
-        return "inf" if x > 0 else "-inf"
-    if x != 0 and not 1e-4 <= abs(x) < 1e4:
-        return f"{x:.{decimals}g}"
-    return f"{x:.{decimals}f}"
-
-
-def _fact(value: object) -> str:
-    if isinstance(value, (float, np.floating)):
-        return "" if np.isnan(value) else f"{value:.5g}"
-    return str(value)
+    return text_table(rows, header, table["term"].tolist())

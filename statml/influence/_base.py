@@ -18,11 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from statsmodels.iolib.summary import Summary
-from statsmodels.iolib.table import SimpleTable
-from statsmodels.iolib.tableformatting import fmt_params
 
 from .._validation import check_choice, check_integer
-from ..inference.coefficients import _fact, _facts_table
+from ..inference.summaries import fact, facts_table, summary_of, text_table
 from .monte_carlo import MonteCarloValues
 from .oracle import MEMORY_LIMIT, TARGETS, count, take
 
@@ -378,11 +376,10 @@ class BaseInfluence(BaseEstimator):
         check_is_fitted(self)
         values = self.self_influence()
         top = self._top(values, min(check_integer("k", k, low=1), self.n_train_), "absolute")
-        body = SimpleTable(
+        body = text_table(
             [(str(r.row), f"{r.influence:.5g}", r.effect) for r in top.itertuples()],
             ["position", "self-influence", "its own loss"],
             [str(label) for label in top["label"]],
-            txt_fmt=fmt_params,
         )
         facts = {"n_train": self.n_train_, "n_fits": self.n_fits_}
         if self.oracle_ is not None:
@@ -390,13 +387,14 @@ class BaseInfluence(BaseEstimator):
         facts |= {
             name: value
             for name, value in self.diagnostics_.items()
-            if np.ndim(value) == 0 and _fact(value)
+            if np.ndim(value) == 0 and fact(value)
         }
-        summary = Summary()
         width = len(str(body).partition("\n")[0])
-        summary.tables = [_facts_table(f"Influence: {self.method_}", facts, width), body]
-        summary.add_extra_txt(["Influence is the loss without a record minus the loss with it."])
-        return summary
+        return summary_of(
+            facts_table(f"Influence: {self.method_}", facts, width),
+            body,
+            notes=["Influence is the loss without a record minus the loss with it."],
+        )
 
     # --- small things ---
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from statsmodels.iolib.table import SimpleTable
-from statsmodels.iolib.tableformatting import fmt_params
 
-from ..inference.coefficients import _number
+from ..inference.summaries import number, text_table
 from .protocols import Array
 from .sampling import Chain, Plan
 
@@ -207,10 +206,10 @@ def printed_table(table: pd.DataFrame, level: float) -> SimpleTable:
     header += ["R-hat", "ESS bulk", "ESS tail"]
     rows = [
         (
-            _number(row.estimate, 4),
-            *(_number(v) for v in (row.std_error, row.conf_low, row.median, row.conf_high)),
-            *(_number(row.r_hat), _number(row.ess_bulk, 0), _number(row.ess_tail, 0)),
+            number(row.estimate, 4),
+            *(number(v) for v in (row.std_error, row.conf_low, row.median, row.conf_high)),
+            *(number(row.r_hat), number(row.ess_bulk, 0), number(row.ess_tail, 0)),
         )
         for row in table.itertuples()
     ]
-    return SimpleTable(rows, header, table["term"].tolist(), txt_fmt=fmt_params)
+    return text_table(rows, header, table["term"].tolist())

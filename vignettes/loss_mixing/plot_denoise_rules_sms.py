@@ -85,7 +85,7 @@ X_test = features(sms.texts_test)
 model = AMALClassifier(module__hidden=(64,), weight_decay=1e-3, meta="full", random_state=0)
 model.fit(X, y, aux, X_val, y_val)
 comparison = model.compare(
-    X, y, aux, X_val, y_val, X_test=X_test, y_test=sms.y_test, metric=f1_score, n_bootstrap=200
+    X, y, aux, X_val, y_val, X_test=X_test, y_test=sms.y_test, metric=f1_score, n_boot=200
 )
 print(comparison.round(3).to_string())
 

@@ -102,7 +102,7 @@ plt.show()
 # The weights have seen 200 checked labels, so that a comparison with methods that have not would flatter them. `compare` gives the others the
 # same labels: to choose the best fixed mixture, and to train on. All from the same seed; the intervals are for the test digits.
 table = student.compare(
-    X[train], labels, aux, X[val], y[val], X_test=X[test], y_test=y[test], n_bootstrap=200
+    X[train], labels, aux, X[val], y[val], X_test=X[test], y_test=y[test], n_boot=200
 )
 print(table.drop(columns="share").round(3).to_string())
 

@@ -2,7 +2,8 @@
 
 from .displays import PruningEffectDisplay
 from .effects import effects_of
-from .experiment import PruningEffectResult, decompose_pruning_effect, noisy_labels
+from .experiment import decompose_pruning_effect, noisy_labels
+from .result import PruningEffectResult
 
 __all__ = [
     "PruningEffectDisplay",

@@ -16,7 +16,7 @@ from .effects import paired_interval
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from .experiment import PruningEffectResult
+    from .result import PruningEffectResult
 
 KINDS = ("error", "train_loss", "memorised", "decomposition", "subgroups")
 COLOURS = {

@@ -27,7 +27,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -49,88 +48,12 @@ from statml.parallel import parallel_map
 from ..._estimator import make_module
 from ..._mlp import MLP
 from .effects import effects_table, optimal_levels, paired_interval, subgroup_table
+from .result import PruningEffectResult
 from .stacks import Masks, Recipe, Stack, evaluate, full_masks, keep_largest, train
 
 ARMS = ("lrr", "edt", "sparse_short", "wr", "random", "narrow")
 NEEDED = ("lrr", "edt", "sparse_short")
 LONG = ("lrr", "edt", "random")  # go on training; the others start anew at every level
-
-
-@dataclass(frozen=True)
-class PruningEffectResult:
-    """Result of `decompose_pruning_effect`.
-
-    Attributes
-    ----------
-    runs : DataFrame
-        One row a network: noise, level, density (of the prunable weights), n_parameters, arm, replicate, epochs_total, train_loss,
-        train_error, validation_error, test_error, test_loss, memorised (share of the changed labels that it predicts).
-    effects : DataFrame
-        noise, level, density, effect, estimate, std_error, conf_low, conf_high, band_low, band_high, regime. Positive effects lower
-        the test error; "time" and "size" are Shapley effects and add up to "total".
-    subgroups : DataFrame
-        Change of the training loss against the dense net, by difficulty (EL2N) of the records: noise, arm, level, subgroup,
-        estimate, std_error, conf_low, conf_high.
-    influence : DataFrame or None
-        What the records whose loss pruning lowers most are worth: test error of a dense net trained without them less that of one
-        trained without as many random ones.
-    optimal : DataFrame
-        The best level of each arm, chosen on validation data, and its change of the test error.
-    level : float
-        Of all intervals.
-    """
-
-    runs: pd.DataFrame = field(repr=False)
-    effects: pd.DataFrame = field(repr=False)
-    subgroups: pd.DataFrame = field(repr=False)
-    influence: pd.DataFrame | None = field(repr=False)
-    optimal: pd.DataFrame = field(repr=False)
-    n_replicates: int
-    level: float
-
-    def summary(self) -> str:
-        """The effects as a person reads them: one line a noise and sparsity level.
-
-        Returns
-        -------
-        str
-        """
-        lines = [
-            f"Effect of pruning on the test error ({self.n_replicates} replicates, "
-            f"{100 * self.level:g}% intervals; positive: pruning helps)",
-            "",
-        ]
-        for noise, part in self.effects.groupby("noise"):
-            dense = self.runs.query("noise == @noise and arm == 'dense'")
-            lines += [
-                f"label noise {noise:g}: dense net {dense['test_error'].mean():.4f} "
-                f"(training loss {dense['train_loss'].mean():.3g})",
-                f"{'level':>5} {'density':>8} {'total':>24} {'time':>9} {'size':>9}  regime",
-            ]
-            wide = part.pivot(index="level", columns="effect", values="estimate")
-            total = part[part["effect"] == "total"].set_index("level")
-            for k in wide.index:
-                t = total.loc[k]
-                interval = f"{t['estimate']:+.4f} [{t['conf_low']:+.4f}, {t['conf_high']:+.4f}]"
-                lines.append(
-                    f"{k:>5} {t['density']:>8.3f} {interval:>24} {wide.loc[k, 'time']:>+9.4f} "
-                    f"{wide.loc[k, 'size']:>+9.4f}  {t['regime']}"
-                )
-            lines.append("")
-        lines.append("best level, chosen on validation data:")
-        for row in self.optimal.itertuples():
-            lines.append(
-                f"  noise {row.noise:g}, {row.arm}: mean density {row.mean_density:.3f}, test error "
-                f"{row.test_error:.4f}, change {row.change:+.4f} [{row.conf_low:+.4f}, {row.conf_high:+.4f}]"
-            )
-        return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.summary()
-
-    def to_frame(self) -> pd.DataFrame:
-        """The effects, one row a noise, level and effect."""
-        return self.effects.copy()
 
 
 def decompose_pruning_effect(

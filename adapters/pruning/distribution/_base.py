@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor, nn
 
-from .._registry import Registry
+from .._registry import Described, Registry
 from ..masks import Masks
 
 
-class Distribution:
+class Distribution(Described):
     """How many weights each layer keeps.
 
     Weights compete within pools; a distribution says which layers form a pool and how many weights it keeps. The total is
@@ -36,9 +36,6 @@ class Distribution:
     def rescale(self, scores: dict[str, Tensor], masks: Masks) -> dict[str, Tensor] | None:
         """Scores made comparable between layers; None: as they are."""
         return None
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
 
 
 DISTRIBUTIONS = Registry("scope", Distribution)

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._registry import Registry
+from .._registry import Described, Registry
 from ..masks import Masks, largest
 
 Weights = Mapping[str, nn.Parameter]
 
 
-class Growth:
+class Growth(Described):
     """Connections that move while a sparse network is trained.
 
     Every `interval` steps, until three quarters of the training are over, each layer drops a fraction of its smallest weights and
@@ -90,10 +90,6 @@ class Growth:
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up what `state` returned."""
-
-    def __repr__(self) -> str:
-        inside = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_"))
-        return f"{type(self).__name__}({inside})"
 
 
 GROWTHS = Registry("growth", Growth)

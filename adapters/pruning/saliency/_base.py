@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from statml._validation import RandomState, as_seed_sequence
 
-from .._registry import Registry
+from .._registry import Described, Registry
 from ..masks import full_masks, prunable_weights
 from ..records import Loss, Scoring, as_batches, as_loss
 
 
-class Saliency:
+class Saliency(Described):
     """How much each weight matters; the least salient ones are pruned.
 
     A saliency has a term for each weight (`terms`) that can be added up over the weights of a unit (a block, a channel), and turns
@@ -72,10 +72,6 @@ class Saliency:
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up what `state` returned."""
-
-    def __repr__(self) -> str:
-        inside = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_"))
-        return f"{type(self).__name__}({inside})"
 
 
 SALIENCIES = Registry("criterion", Saliency)

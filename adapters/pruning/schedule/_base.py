@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .._registry import Registry
+from .._registry import Described, Registry
 
 
-class Schedule:
+class Schedule(Described):
     """When how much is pruned.
 
     A path is a sequence of training cycles: a dense one first (`dense_first`), then one for each of the `levels`, to which the network is
@@ -37,10 +37,6 @@ class Schedule:
     def sparsity_at(self, start: float, end: float, progress: float) -> float:
         """Sparsity in the course of a gradual cycle, `progress` in [0, 1]."""
         return end
-
-    def __repr__(self) -> str:
-        inside = ", ".join(f"{k}={v!r}" for k, v in vars(self).items())
-        return f"{type(self).__name__}({inside})"
 
 
 SCHEDULES = Registry("schedule", Schedule)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .._registry import Registry
+from .._registry import Described, Registry
 from ..masks import Masks
 from ..records import Scoring
 
@@ -38,7 +38,7 @@ class Units:
     fixed: int | None = None
 
 
-class Structure:
+class Structure(Described):
     """What is pruned as one piece.
 
     A structure numbers the units of a network (`units`); the units of a pool compete by their scores a weight (`choose`), until as
@@ -105,10 +105,6 @@ class Structure:
         stays = torch.zeros(units.n_units, dtype=torch.bool, device=ids.device)
         stays[order[:n]] = True
         return {name: masks[name] & stays[units.ids[name]] for name in names}
-
-    def __repr__(self) -> str:
-        inside = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_"))
-        return f"{type(self).__name__}({inside})"
 
 
 STRUCTURES = Registry("structure", Structure)

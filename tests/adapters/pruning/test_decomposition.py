@@ -372,7 +372,7 @@ def test_noise_changes_the_stated_share_of_labels(kind, changed):
 
 
 def test_the_summary_names_every_level_and_its_regime(result):
-    text = result.summary()
+    text = result.summary().as_text()
     assert text == str(result)
     assert "label noise 0.2" in text
     assert text.count("[") >= 6
