@@ -26,14 +26,15 @@ def public_names(page):
 
 
 def own_functions(owner):
-    """(name, function) of a function itself, or of what a class of ours defines for its users."""
+    """(name, function) of a function itself, or of what a class of ours has for its users, from its own bases too."""
     if inspect.isfunction(owner):
         yield "", owner
     elif inspect.isclass(owner):
-        for name, member in vars(owner).items():
-            function = getattr(member, "fget", getattr(member, "__func__", member))
+        for name in dir(owner):
             if name.startswith("_") and name not in ("__init__", "__call__"):
                 continue
+            member = inspect.getattr_static(owner, name)
+            function = getattr(member, "fget", getattr(member, "__func__", member))
             if inspect.isfunction(function) and function.__module__.startswith("statml"):
                 yield f".{name}", function
 
@@ -93,3 +94,41 @@ def test_shared_arguments_have_one_default():
                     if argument.default != DEFAULTS[argument.name]:
                         others.append(f"{page}.{name}{member}: {argument}")
     assert others == []
+
+
+# What other packages call it, and what it is called here.
+OTHER_NAMES = {
+    "conf_level": "level",
+    "confidence": "level",
+    "confidence_level": "level",
+    "n_bootstrap": "n_boot",
+    "n_bootstraps": "n_boot",
+    "n_iter": "max_iter",
+    "tolerance": "tol",
+}
+
+
+def test_one_thing_has_one_name():
+    others = {
+        f"{page}.{name}{member}({argument}): {OTHER_NAMES[argument]}"
+        for page in PAGES
+        for name, value in public_names(page).items()
+        for member, function in own_functions(value)
+        for argument in inspect.signature(function).parameters
+        if argument in OTHER_NAMES
+    }
+    assert others == set()
+
+
+def test_results_are_printed_and_tabulated_alike():
+    """LabelMatrix holds votes, no results: its summary is the table of its rules."""
+    forms = {"summary": "Summary", "tidy": "pd.DataFrame", "glance": "pd.DataFrame"}
+    others = {
+        f"{page}.{name}.{method}"
+        for page in PAGES
+        for name, value in public_names(page).items()
+        for method, form in forms.items()
+        if inspect.isclass(value) and hasattr(value, method) and name != "LabelMatrix"
+        if inspect.signature(getattr(value, method)).return_annotation != form
+    }
+    assert others == set()

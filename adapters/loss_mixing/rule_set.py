@@ -57,6 +57,8 @@ class RuleSet:
     --------
     >>> from statml.adapters import RuleSet
     >>> rules = RuleSet([(1, r"free|prize"), (0, r"\\bthanks\\b")])
+    >>> rules
+    RuleSet of 2 rules, 2 classes
     >>> votes = rules.apply(["a free prize", "thanks, mum", "see you"])
     >>> votes.toarray()
     array([[ 1, -1],
@@ -98,6 +100,9 @@ class RuleSet:
 
     def __len__(self) -> int:
         return len(self.patterns)
+
+    def __repr__(self) -> str:
+        return f"RuleSet of {len(self)} rules, {len(self.classes)} classes"
 
     def apply(self, texts: Iterable[str]) -> LabelMatrix:
         """The votes of all rules on all texts.

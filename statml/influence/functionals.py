@@ -59,6 +59,9 @@ class _OnRecords:
         self.y = y
         self._prepared: tuple[Any, Any, Any] = (None, None, None)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} of {len(self.y)} records"
+
     def _records(self, oracle: GradientOracle):
         if self._prepared[0] is not oracle:
             self._prepared = (oracle, *oracle.prepare(self.X, self.y))
@@ -73,7 +76,13 @@ class _OnRecords:
 
 
 class MeanLoss(_OnRecords):
-    """Mean loss of given records."""
+    """Mean loss of given records.
+
+    Examples
+    --------
+    >>> MeanLoss([[0.0], [1.0]], [0, 1])
+    MeanLoss of 2 records
+    """
 
     def __call__(self, theta: NDArray[np.float64], oracle: GradientOracle) -> float:
         return float(oracle.loss(*self._records(oracle), theta).mean())

@@ -66,6 +66,8 @@ class GLMOracle(GradientOracle):
     >>> X, y = np.array([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0]]), np.array([0.0, 1.0, 4.0])
     >>> theta = np.linalg.lstsq(X, y)[0]
     >>> oracle = GLMOracle(Gaussian(), theta, X, y)
+    >>> oracle
+    GLMOracle: 2 parameters, 3 records
     >>> bool(np.abs(oracle.objective_grad()).max() < 1e-12)
     True
     """

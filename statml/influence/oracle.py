@@ -74,6 +74,9 @@ class GradientOracle(ABC):
         """Number of training records, n."""
         return len(self.sample_weight)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}: {self.n_params} parameters, {self.n_train} records"
+
     # --- what a subclass has to supply ---
 
     @abstractmethod

@@ -76,7 +76,7 @@ class Source(UnrolledInfluence):
     >>> from statml.influence import Source, record_sgd
     >>> X, y = load_iris(return_X_y=True)
     >>> model = LogisticRegression(max_iter=1000).fit(X, y)
-    >>> run = record_sgd(model, X, y, batch_size=None, n_epochs=60, every=5)
+    >>> run = record_sgd(model, X, y, batch_size=None, n_epochs=60, every=5, random_state=0)
     >>> Source(3, run).fit(model, X, y).influence(X[:2], y[:2]).shape
     (2, 150)
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sklearn.utils.validation import check_is_fitted
 
 from ..posterior import PrivatePosterior
+from ..protocols import RecordModel
 
 
 class OwnModel(PrivatePosterior):
@@ -17,7 +18,7 @@ class OwnModel(PrivatePosterior):
     store_records = allow_improper = False
 
     @property
-    def model(self):
+    def model(self) -> RecordModel:
         """The data model; built by `fit`."""
         check_is_fitted(self, "_model")
         return self._model
