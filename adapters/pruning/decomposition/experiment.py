@@ -40,6 +40,7 @@ from statml._validation import (
     RandomState,
     check_choice,
     check_integer,
+    check_labels,
     check_level,
     check_number,
 )
@@ -142,7 +143,7 @@ def decompose_pruning_effect(
     Raises
     ------
     ValueError
-        If an argument is out of its range, or the data are unusable.
+        If an argument is out of its range, the data are unusable, or a training diverges.
 
     Examples
     --------
@@ -339,6 +340,10 @@ class _Experiment:
             fit, check, test = (
                 evaluate(stack, *d) for d in ((self.X, self.y), self.validation, self.test)
             )
+            if not (np.isfinite(fit.loss).all() and np.isfinite(test.loss).all()):
+                raise ValueError(
+                    f"the training of {arm!r} has diverged, its losses are no finite numbers: scale X and X_test, or lower lr"
+                )
             losses[arm] = fit.loss
             prunable = [masks[arm].get(n) for n in stack.prunable]
             kept = sum(m.flatten(1).sum(1) for m in prunable).numpy()
@@ -446,12 +451,13 @@ def _narrow_widths(n_inputs, hidden, setting, n_keep: int) -> list[int]:
 def _check_data(X, y, X_test, y_test):
     checked = []
     for name, value in (("X", X), ("X_test", X_test)):
-        array = check_array(value, dtype=np.float32, order="C", allow_nd=True, input_name=name)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused as infinite
+            array = check_array(value, dtype=np.float32, order="C", allow_nd=True, input_name=name)
         checked.append(np.ascontiguousarray(array))
     X, X_test = checked
     if X.shape[1:] != X_test.shape[1:]:
         raise ValueError(f"X_test must have records of shape {X.shape[1:]}, got {X_test.shape[1:]}")
-    y, y_test = np.asarray(y), np.asarray(y_test)
+    y, y_test = check_labels("y", y), check_labels("y_test", y_test)
     check_consistent_length(X, y)
     check_consistent_length(X_test, y_test)
     classes, encoded = np.unique(y, return_inverse=True)
