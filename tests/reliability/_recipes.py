@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import statml.adapters as adapters
 import torch
+from statml.adapters import continual
 from statml.adapters.attribute_robust import Custom
 from statml.adapters.viewpoint import ActiveClassificationEnv
 from torch import nn
@@ -209,6 +210,55 @@ def look(env):
     return {"action": policy.predict(env.vector(2).reset(seed=0)[0])}
 
 
+def numbers(found) -> dict[str, Any]:
+    """Of a result its table, of that the columns that are numbers."""
+    found = getattr(found, "table", found)
+    return {name: values.to_numpy() for name, values in found.select_dtypes("number").items()}
+
+
+def judged(X, y):
+    return numbers(
+        adapters.robustness_report(
+            fitted(""), X, y, [Custom(moved, -0.2, 0.2)], n_draws=3, worst_of=3, progress=False
+        )
+    )
+
+
+def continued(X, y, X_new, y_new):
+    from sklearn.linear_model import SGDClassifier
+
+    evaluator = adapters.ContinualEvaluator.from_classes(X, y, X_new, y_new)
+    report = evaluator.run(
+        SGDClassifier(loss="log_loss", random_state=0), n_repeats=2, random_state=0, progress=False
+    )
+    last = report.matrices_[:, -1]  # of a row before that, tasks to come are NaN
+    return {"accuracy": last}
+
+
+def queried(X):
+    bound = adapters.WeibullBound("euclidean").fit(*records("X", "y", n=80).values())
+    return {"chosen": continual.query_pool(X, 3, bound, random_state=0).indices}
+
+
+def decomposed(X, y, X_val, y_val):
+    found = adapters.decompose_pruning_effect(
+        (4,), X, y, X_val, y_val, noise=(0.4,), levels=1, n_replicates=1, epochs=1, random_state=0,
+        progress=False,
+    )  # fmt: skip
+    return numbers(found.runs.drop(columns="seconds", errors="ignore"))
+
+
+def removed(X, y, X_new, y_new):
+    from sklearn.linear_model import LogisticRegression
+
+    order = np.arange(36.0)
+    return numbers(
+        influence.metrics.removal_curve(
+            order, LogisticRegression(), X, y, X_new, y_new, n_random=2, progress=False
+        )
+    )
+
+
 def with_nan():
     model = convolutional()["model"]
     with torch.no_grad():
@@ -320,4 +370,17 @@ RECIPES = [
     Recipe("statml.privacy.PrivateContingencyTable", lambda: {"release": [[13, 11], [5, 12]]}, partial(released, lambda: privacy.PrivateContingencyTable(mechanisms.DiscreteGaussian(2.0), 40, **CHAINS)), leave_out=ANY_SHAPE),
     Recipe("statml.privacy.PrivateNaiveBayes", lambda: {"release": [20.0, 4, 5, 21, 15, 9, 4, 22]}, partial(released, lambda: privacy.PrivateNaiveBayes(mechanisms.DiscreteLaplace(4), 50, n_levels=(2, 2), n_classes=2, **CHAINS))),
     Recipe("statml.privacy.PrivateLinearRegression", lambda: {"release": [-17.2, -5.2, 11.0, 3.5, 6.8]}, partial(released, lambda: privacy.PrivateLinearRegression(mechanisms.Laplace(scale=1.5), 50, formula="y ~ x", bounds=(-10, 10), **CHAINS))),
+]  # fmt: skip
+
+# Functions that are handed data, and what is no estimator but is run on them.
+OVERLAPPING = {"two columns of groups": "two columns of 0 and 1 are groups that overlap"}
+FUNCTIONS = [
+    Recipe("statml.group_robust.group_report", partial(records, "y", "y_pred", "groups"), lambda y, y_pred, groups: numbers(group_robust.group_report(y, y_pred, groups)), leave_out=OVERLAPPING),
+    Recipe("statml.group_robust.worst_group_score", partial(records, "y", "y_pred", "groups", "sample_weight"), lambda y, y_pred, groups, sample_weight: {"score": group_robust.worst_group_score(y, y_pred, groups, sample_weight=sample_weight)}, leave_out=OVERLAPPING),
+    Recipe("statml.influence.metrics.removal_curve", UNWEIGHTED, removed, leave_out=PRECISION),
+    Recipe("statml.adapters.robustness_report", partial(records, "X", "y"), judged),
+    Recipe("statml.adapters.ContinualEvaluator", UNWEIGHTED, continued, leave_out={"no records": "no records are no tasks"}),
+    Recipe("statml.adapters.continual.query_pool", partial(records, "X"), queried, leave_out={"too few X": "a pool may be of any size"}),
+    Recipe("statml.adapters.continual.select_exemplars", partial(records, "X", "y"), lambda X, y: {"chosen": continual.select_exemplars(X, y, 4, random_state=0)}),
+    Recipe("statml.adapters.decompose_pruning_effect", partial(records, "X", "y", "X_val", "y_val"), decomposed),
 ]  # fmt: skip

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from ._corruptions import EQUIVALENT, FEATURES, OPTIONAL, REFUSED, SETTLED, together
 from ._public import public_objects
-from ._recipes import RECIPES
+from ._recipes import FUNCTIONS, RECIPES
 
 KINDS = {"refused": REFUSED, "settled": SETTLED, "equivalent": EQUIVALENT, "optional": OPTIONAL}
-BY_NAME = {recipe.name: recipe for recipe in RECIPES}
+BY_NAME = {recipe.name: recipe for recipe in (*RECIPES, *FUNCTIONS)}
 
 
 def cases(name):
@@ -37,7 +37,7 @@ SECONDS = 60  # after which a call counts as hanging
 # What an error speaks of: the trouble, if it does not name the argument.
 TROUBLE = re.compile(
     r"nan|infinit|finite|too large|class|shape|sample|feature|dimension|length|long|empty|dtype|string|number|numeric"
-    r"|integer|complex|sparse|label|record|column|row|negative|positive|zero|constant|square|node|edge|vote|value|weight|singular|diverged|layer",
+    r"|integer|complex|sparse|label|record|column|row|negative|positive|zero|constant|square|node|edge|vote|value|weight|singular|diverged|overflow|layer",
     re.IGNORECASE,
 )
 DEPTHS = re.compile(
@@ -155,4 +155,5 @@ def test_every_public_estimator_is_in_the_table():
         for thing in public_objects().values()
         if inspect.isclass(thing) and hasattr(thing, "fit") and thing.__name__ not in BASES
     }
-    assert found == {public_objects()[name] for name in BY_NAME}
+    assert found == {public_objects()[recipe.name] for recipe in RECIPES}
+    assert public_objects().keys() >= {recipe.name for recipe in FUNCTIONS}
