@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 # Okabe and Ito's palette, distinct with every kind of colour blindness.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = PALETTE = (
@@ -47,3 +48,27 @@ def axes(ax: Axes | None = None, figsize: tuple[float, float] | None = None) -> 
     ax.grid(color="0.9", linewidth=0.8)
     ax.set_axisbelow(True)
     return ax
+
+
+def log_ticks(axis: Axis) -> None:
+    """Label a logarithmic axis at 1 and 3 times the powers of ten, in plain numbers.
+
+    Parameters
+    ----------
+    axis : matplotlib Axis
+        ``ax.xaxis`` or ``ax.yaxis``.
+
+    Examples
+    --------
+    >>> ax = axes()
+    >>> ax.set(xscale="log", xlim=(0.1, 10))  # doctest: +ELLIPSIS
+    [...]
+    >>> log_ticks(ax.xaxis)
+    >>> ax.xaxis.get_major_formatter()(0.3)
+    '0.3'
+    """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 3)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())

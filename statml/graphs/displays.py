@@ -206,6 +206,7 @@ class ComparisonDisplay:
         self.ax_ = ax = axes(ax, figsize=(2.4 + 0.28 * n, 1.6 + 0.28 * n))
         lower = np.tril(np.ones((n, n), dtype=bool), -1)
         shown = np.where(lower, np.abs(self.statistic), np.nan)
+        ax.grid(False)
         image = ax.imshow(shown, cmap="Blues", vmin=0, vmax=max(5.0, np.nanmax(shown)))
         row, col = np.nonzero(self.declared & lower)
         ax.scatter(col, row, marker="o", s=14, color="white", edgecolor=PALETTE[1], linewidth=1.2)
@@ -227,7 +228,7 @@ class ComparisonDisplay:
 
 @dataclass(repr=False)
 class DegreeFitDisplay:
-    """Observed against expected positive and negative in- and out-degrees.
+    """Observed against expected positive and negative in- or out-degrees, plus or minus two standard deviations.
 
     Net degrees are matched by the fit; their two parts are not. Use `from_estimator`.
 
@@ -253,23 +254,24 @@ class DegreeFitDisplay:
     def plot(self, ax: Axes | None = None) -> Self:
         """Draw onto ax, or onto a new figure."""
         self.ax_ = ax = axes(ax, figsize=(5, 5))
-        top = 1.0
-        for colour, sign in ((PALETTE[0], "positive"), (PALETTE[1], "negative")):
+        few = len(self.degrees) <= 200  # bars over thousands of nodes are a blot
+        right = top = 1.0
+        for colour, sign, lift in ((PALETTE[0], "positive", 0.1), (PALETTE[1], "negative", -0.1)):
             expected = self.degrees[f"{sign}_{self.side}_expected"]
             observed = self.degrees[f"{sign}_{self.side}_observed"]
-            spread = np.sqrt(self.degrees[f"{sign}_{self.side}_variance"])
-            few = len(expected) <= 200  # bars over thousands of nodes are a blot
+            spread = 2 * np.sqrt(self.degrees[f"{sign}_{self.side}_variance"])
             ax.errorbar(
-                expected, observed, xerr=2 * spread if few else None, fmt="o", color=colour,
+                expected, observed + (lift if few else 0), xerr=spread if few else None, fmt="o", color=colour,
                 markersize=4, alpha=0.8 if few else 0.3, elinewidth=0.7, label=sign,
             )  # fmt: skip
-            top = max(top, np.nanmax(expected), np.nanmax(observed))
+            top = max(top, np.nanmax(observed))
+            right = max(right, np.nanmax(expected + spread if few else expected))
         ax.axline((0, 0), slope=1, color="0.6", linewidth=1, zorder=0)
-        if len(self.degrees) > 200:
+        if not few:
             ax.set_xscale("symlog", linthresh=1)
             ax.set_yscale("symlog", linthresh=1)
-        ax.set_xlim(left=0, right=top * 1.08)
-        ax.set_ylim(bottom=0, top=top * 1.08)
+        ax.set_xlim(left=0, right=right * 1.02)
+        ax.set_ylim(bottom=-0.03 * top, top=top * 1.08)
         ax.set_xlabel(f"expected {self.side}-degree")
         ax.set_ylabel(f"observed {self.side}-degree")
         ax.legend(frameon=False)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from .._display import PALETTE, axes
+from .._display import PALETTE, axes, log_ticks
 from .path import GroupPath
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ class GroupPathDisplay:
         values = self.table[self.parameter]
         if (values > 0).all() and np.ptp(values) > 0:
             ax.set_xscale("log")
+            log_ticks(ax.xaxis)
         if self.parameter == "alpha":
             ax.invert_xaxis()
             ax.set_xlabel("alpha (1: mean loss; smallest: worst group)")

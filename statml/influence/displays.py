@@ -329,8 +329,8 @@ class CaseDiagnosticsDisplay:
             for sign in (1, -1):
                 ax.plot(h, sign * bound, color=RED, linestyle="--", linewidth=1)
             if bound[-1] < top:
-                ax.annotate(f"Cook {distance:g}", (h[-1], bound[-1]), fontsize=8, color=RED,
-                            ha="right", va="bottom")  # fmt: skip
+                ax.annotate(f"Cook {distance:g}", (h[-1], bound[-1]), xytext=(4, 0), fontsize=8,
+                            textcoords="offset points", color=RED, va="center")  # fmt: skip
         for i in np.argsort(-np.nan_to_num(self.cook), kind="stable")[: self.n_named]:
             ax.annotate(
                 str(self.labels[i]), (self.leverage[i], self.residual[i]), fontsize=8,

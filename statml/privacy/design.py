@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from .._display import BLUE, GREY, PALETTE, axes
+from .._display import BLUE, GREY, PALETTE, axes, log_ticks
 from .._validation import RandomState, as_seed_sequence, check_choice, check_integer
 from ..parallel import parallel_map
 from .kernels.exact import exact_draws, has_exact
@@ -424,6 +424,7 @@ class ReleaseDesignDisplay:
             ax.set_ylim(0, 1.03)
         if on_scale:
             ax.set_xscale("log")
+            log_ticks(ax.xaxis)
             ax.set_xlabel("privacy loss epsilon")
         else:
             ax.set_xticks(range(len(labels)), [str(label) for label in labels])
