@@ -6,6 +6,10 @@ import shutil
 from importlib.metadata import version as version_of
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+
+from statml._display import PALETTE
+
 SITE = Path(__file__).resolve().parent
 VIGNETTES = SITE.parent
 
@@ -31,7 +35,8 @@ def is_at_home(module, name):
     ]
     defined = getattr(getattr(importlib.import_module(module), name), "__module__", module)
     near = [other for other in homes if f"{defined}.".startswith(f"{other}.")]
-    return module == max(near or homes or [module], key=len)
+    # a module without __all__ describes what it defines, not what it imports
+    return module == max(near or homes or [defined], key=len)
 
 
 extensions = [
@@ -61,6 +66,11 @@ def skip_foreign_members(app, what, name, obj, skip, options):
     return True if not home.startswith("statml") else None
 
 
+def reset_colours(gallery_conf, fname):
+    """Draw with the colours of the package's own plots, which come after matplotlib's own reset."""
+    plt.rcParams["axes.prop_cycle"] = plt.cycler(color=PALETTE)
+
+
 def setup(app):
     app.connect("autodoc-skip-member", skip_foreign_members)
 
@@ -83,13 +93,17 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "remove_config_comments": True,
     "show_signature": False,
-    "ignore_repr_types": r"Display",  # the figure is what is meant
+    "ignore_repr_types": r"Display|matplotlib",  # the figure is what is meant
+    "reset_modules": ("matplotlib", reset_colours),
 }
 
 # ---- Appearance
 html_theme = "pydata_sphinx_theme"
 html_title = "statml"
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
+html_js_files = ["custom.js"]
 # pages of one level have nothing to show at their left
 html_sidebars = {
     page: [] for page in ("index", "choose", "trust", "influence", "scale_out", "performance")
