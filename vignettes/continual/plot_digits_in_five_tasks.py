@@ -45,7 +45,8 @@ names = ["acc", "base", "new", "forgetting"]
 pd.DataFrame({name: report.scores()[names].iloc[0] for name, report in reports.items()}).T.round(2)
 
 # %%
-# *acc* is the accuracy over all ten digits at the end, *base* that on the first two, *new* that on the last two. What is simply
+# *acc* is the accuracy over all ten digits at the end, *base* that on the first two, *new* that on the last two; *forgetting* is what a
+# task has lost since it was known best, on average over the earlier four. What is simply
 # trained on knows the last two digits and nothing else. Replay keeps most of the rest; not one image was stored for training.
 import matplotlib.pyplot as plt
 
@@ -83,7 +84,7 @@ pd.DataFrame(refused, index=scores).round(2)
 # %%
 # Each column but the first should be 1. No single score is good everywhere. The distance in latent space and the reconstruction
 # error look at different things, and *combined*, the default of ``predict(X, reject=True)``, refuses if either is strange. The
-# digits to come are the hard case: an unseen 9 is much like a 4, and the model says so.
+# digits to come are the hard case, for *combined* more than for the entropy: an unseen 9 is much like a 4, and is called one.
 judged = model.predict(X_test[~known], reject=True)
 table = pd.crosstab(
     pd.Series(y_test[~known], name="digit"), pd.Series(judged, name="called (-1: unknown)")
@@ -110,7 +111,7 @@ plt.show()
 
 # %%
 # Draws are taken from each class's own region and checked against its bound. Nearly all pass; of draws from the prior
-# (``replay="openset"``, as in the paper) less than one in a hundred does.
+# (``replay="openset"``, as in the paper) hardly one in a hundred does, and of the oldest classes none.
 pd.Series(model.acceptance_[-1], index=model.classes_[: len(model.acceptance_[-1])]).round(2)
 
 # %%
@@ -136,6 +137,9 @@ for strategy, band in {
 pd.Series(wasted, name="share of questions wasted")
 
 # %%
+# Entropy asks about what the classifier is least sure of, and that is the rubbish; so is what lies farthest out, without a bound.
+# *below_bound* takes the farthest that still lies within the bound, *inverse_cdf* takes all distances within it alike: no question is lost.
+#
 # What to keep in mind
 # --------------------
 #

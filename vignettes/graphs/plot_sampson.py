@@ -59,7 +59,7 @@ print(comparisons)
 comparisons.table.head(8)
 
 # %%
-# Monks who share a letter are not declared different.
+# Monks who share a letter are not declared different; a ring marks each pair that is.
 from statml.graphs import ComparisonDisplay
 
 ComparisonDisplay.from_comparisons(comparisons)
@@ -79,8 +79,11 @@ print(fit)
 DegreeFitDisplay.from_estimator(model)
 
 # %%
-# Reciprocity stands out: liking is returned, and so is disliking, more than the statuses explain. The two arrows of
-# a pair of monks are then not independent, and standard errors that allow for it are one argument away.
+# Every line speaks against the model. Reciprocity stands out: liking is returned, and so is disliking, more than the
+# statuses explain. The numbers of good and of bad words vary twice as much between monks as one number a side allows:
+# the statuses sum up who is judged better than whom, and that is not all there is to these answers.
+#
+# The two arrows of a pair of monks are not independent, then. Standard errors that allow for it are one argument away.
 dyads = SignedBetaModel(cov="dyad").fit(monks)
 print("model:   ", model.compare("Gregory", "Basil"))
 print("by dyad: ", dyads.compare("Gregory", "Basil"))
@@ -107,8 +110,8 @@ strict.existence_
 
 # %%
 # A ridge makes every status finite: it pulls all of them towards the average, those with the least information most.
-# The order of the others hardly moves.
-ridge = SignedBetaModel(family="conditional", l2=0.01).fit(few)
+# The order of the others changes little.
+ridge = SignedBetaModel(l2=0.01).fit(few)
 both = pd.DataFrame({"no ridge": strict.in_status_, "ridge": ridge.in_status_}, strict.node_names_)
 print(both.sort_values("ridge").head(5).round(2))
 finite = both["no ridge"].abs() < float("inf")

@@ -150,7 +150,8 @@ print(models["AGRO, no labels"].slices_.to_string())
 
 # %%
 # It never saw the groups, and found who is neglected: people of high income who are not married, a few per cent of all,
-# with more than four times the average loss. (Columns are standardised: a value below 0.07 is a "no".) The rule says
+# with more than four times the average loss. (Columns are standardised: a value below 0.07 is a "no".) The other slice with a small
+# p-value, married people of low income, is large and only a little worse than the average. The first rule says
 # nothing about sex, but it finds women of high income far more often than men:
 married = X["marital-status_Married-civ-spouse"] > 0.07
 print((1 - married.groupby(groups).mean()).round(2).rename("not married"))

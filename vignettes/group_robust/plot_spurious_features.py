@@ -271,7 +271,7 @@ for name, model in {"mean loss": LogisticRegression().fit(X, y), "AGRO": misled}
     )
 
 # %%
-# The rules are right about where the errors are, they are significant, and robustness over them ruins the classifier for
+# The rules are right about where the errors are, their p-values are the smallest that 19 permutations can give, and robustness over them ruins the classifier for
 # everybody. No statistic of the losses can tell this case from the first one. (Nor does ``offset="excess"`` of group DRO: in a
 # slice of one class the smallest possible loss is zero, whatever the noise.) A person who reads "x9 > 1" can.
 #

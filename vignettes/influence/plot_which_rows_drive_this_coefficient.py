@@ -99,6 +99,8 @@ for name in robustness.index:
         fontsize=8,
     )
 ax.set_xscale("log")
+ax.set_yscale("log")
+ax.set_yticks([1, 2, 5, 10, 20, 50], [1, 2, 5, 10, 20, 50])
 ax.set_xlabel("p-value of the coefficient")
 ax.set_ylabel("rows whose removal flips the sign")
 
@@ -106,7 +108,7 @@ ax.set_ylabel("rows whose removal flips the sign")
 # A logistic regression
 # ---------------------
 #
-# Without a closed form, one Newton step is an approximation, and it says how good a one. Here is the risk of a
+# Without a closed form, one Newton step is an approximation, and it says how good a one (``relative_gap``: its errors are 3 % of the effects). Here is the risk of a
 # malignant tumour in the breast-cancer data, with a penalty. The model is a pipeline: the scaler is applied first.
 import warnings
 

@@ -100,6 +100,7 @@ ends = comparison.loc[order, ["conf_low", "conf_high"]].to_numpy()
 ax.errorbar(
     score, order, xerr=np.abs(ends.T - score.to_numpy()), fmt="o", color="#0072B2", capsize=3
 )
+ax.margins(y=0.15)
 ax.set(xlabel="F1 of spam on 500 test messages (95 %)", title="One seed, |V| = 100")
 plt.show()
 

@@ -4,7 +4,7 @@ Which teacher should a student believe?
 
 A small network is to read handwritten digits. Of its 1,500 labels two in five were drawn anew at random. It has two teachers, but one knows
 the digits 0 to 4 only and the other 5 to 9, and each is sure of itself on what it has never seen. Who is to be believed, and where?
-Only 200 digits with labels that were checked can tell. `AMALClassifier` gives every loss of every record a weight, the label's and each
+Only 200 digits with labels that were checked can tell. ``AMALClassifier`` gives every loss of every record a weight, the label's and each
 teacher's, and moves the weights along the gradient of the validation loss after a step of training.
 """
 
@@ -59,7 +59,8 @@ for half in halves:
 # One fit
 # -------
 #
-# Losses are small objects. The weights start equal and take a step of about `lambda_lr` in root mean square before each epoch.
+# Losses are small objects. The weights start equal and take a step of about ``lambda_lr`` in root mean square before each
+# epoch. In the summary, *pulls_along* is the share of records whose gradient agreed with the checked digits at the last step.
 from statml.adapters import AMALClassifier, Teacher
 
 aux = [Teacher(z, name=f"teacher {h[0]}-{h[-1]}") for z, h in zip(logits, halves, strict=True)]
@@ -88,7 +89,7 @@ plt.show()
 
 # %%
 # The path by digit, of the first teacher's loss. Labels are noisy, so that a "class" here is what the label says, and its curve mixes both kinds;
-# those of 0 to 4 rise more.
+# four of the five of 0 to 4 rise more.
 display = LambdaPathDisplay.from_estimator(student, by="class", loss=1)
 for line, c in zip(display.ax_.get_lines(), range(10), strict=False):
     line.set(color="tab:blue" if c < 5 else "tab:orange", alpha=0.8)
@@ -99,7 +100,7 @@ plt.show()
 # Against what?
 # -------------
 #
-# The weights have seen 200 checked labels, so that a comparison with methods that have not would flatter them. `compare` gives the others the
+# The weights have seen 200 checked labels, so that a comparison with methods that have not would flatter them. ``compare`` gives the others the
 # same labels: to choose the best fixed mixture, and to train on. All from the same seed; the intervals are for the test digits.
 table = student.compare(
     X[train], labels, aux, X[val], y[val], X_test=X[test], y_test=y[test], n_boot=200
@@ -108,13 +109,13 @@ print(table.drop(columns="share").round(3).to_string())
 
 # %%
 # Learned weights win over every fixed mixture here, since no single number can say "believe the one teacher on these digits and the other on
-# those". In the benchmark over five seeds the gain over equal weights is measured with its interval (see ``benchmarks/README.md``).
+# those". (*AMAL + V* trains on the checked digits as well, after they have set the weights; *supervised, L + V* trains on all labels alone.) In the benchmark over five seeds the gain over equal weights is measured with its interval (see ``benchmarks/README.md``).
 #
 # When it fails
 # -------------
 #
 # *Few validation labels.* Thousands of weights are tuned on them. The loss on the validation data then says less and less about
-# fresh data: `validation_gap` measures it.
+# fresh data: ``validation_gap`` measures it.
 rows = []
 for size in (20, 50, 200):
     model = student.__class__(**student.get_params()).fit(

@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 from sklearn.datasets import load_diabetes
 
+from statml._display import log_ticks
 from statml.privacy import PrivatePosterior, mechanisms, models
 
 diabetes = load_diabetes(scaled=False)
@@ -230,6 +231,8 @@ axes[1].set(
     xscale="log", xlabel="epsilon", ylim=(0, 2.2), title="mean posterior standard deviation"
 )
 axes[1].legend(loc="lower left", bbox_to_anchor=(0, 0.12))
+for ax in axes:
+    log_ticks(ax.xaxis)
 
 # %%
 # The private intervals hold the truth about as often as they say, at every epsilon; the naive ones three times in ten at most. With strong privacy the

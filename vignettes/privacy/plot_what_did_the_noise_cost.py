@@ -88,6 +88,7 @@ for row, (_, interval) in enumerate(intervals.iterrows()):
     ax.plot(interval["median"], row, "o", color="#0072B2")
 ax.axvline(1, color="0.5", linestyle=":", lw=1)
 ax.set_yticks(range(len(intervals)), intervals.index)
+ax.margins(y=0.15)
 ax.invert_yaxis()
 ax.set_xlabel("odds ratio of admission, men over women")
 ax.set_xscale("log")

@@ -33,7 +33,8 @@ X_train, y_train, X_test, y_test = X[:1100], y[:1100], X[1100:], y[1100:]
 # The step from the upper left to the lower right is what pruning does. It can be taken through either of the other corners: first longer,
 # then smaller, or the other way round. The *Shapley effect* of time is the mean of both ways, that of size too, and the
 # two add up to the total exactly. Every seed gives one such table with the same start and the same order of the records, so that the
-# differences are paired.
+# differences are paired. Four further arms, at the end of the summary: the pruned mask restarted (*sparse_short*), pruning with rewound
+# weights (*wr*), random masks trained as long (*random*), and a narrow dense network with as many weights, trained for T epochs (*narrow*).
 from statml.adapters.pruning import PruningEffectDisplay, decompose_pruning_effect
 
 result = decompose_pruning_effect(
@@ -64,8 +65,8 @@ PruningEffectDisplay.from_result(result, "error", noise=0.0)
 # A fifth of the labels wrong
 # ---------------------------
 #
-# Now the picture is another. The dense network, stopped after T epochs, has not yet learned the wrong labels by heart. Everything that
-# trains longer does, and its test error rises.
+# Now the picture is another. The dense network, stopped after T epochs, has not yet learned the wrong labels by heart. With longer
+# training, dense or pruned, it learns them, and the test error rises.
 PruningEffectDisplay.from_result(result, "error", noise=0.2)
 
 # %%
@@ -79,16 +80,18 @@ PruningEffectDisplay.from_result(result, "memorised", noise=0.2)
 PruningEffectDisplay.from_result(result, "decomposition", noise=0.2)
 
 # %%
-# Compared at equal training time (``size_long``: EDT minus LRR), smallness helps in the middle levels:
+# Compared at equal training time (``size_long``: EDT minus LRR), smallness helps from the third level on:
 effects = result.effects.query("noise == 0.2 and effect == 'size_long'")
-effects[["level", "density", "estimate", "conf_low", "conf_high", "band_low", "band_high"]].round(4)
+effects[
+    ["level", "density", "estimate", "conf_low", "conf_high", "band_low", "band_high"]
+].set_index("level").round(4)
 
 # %%
 # Whose loss falls?
 # -----------------
 #
 # The records are sorted by difficulty: how wrong an early network is about them. What longer training learns in addition is
-# almost only the hardest tenths, which is where the wrong labels are. The pruned network goes less far.
+# mostly the hardest three tenths, which is where the wrong labels are. The pruned network goes less far.
 PruningEffectDisplay.from_result(result, "subgroups", noise=0.2, sparsity_level=4)
 
 # %%

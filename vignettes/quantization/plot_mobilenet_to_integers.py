@@ -63,12 +63,12 @@ with torch.no_grad():
 # Images out of the network
 # -------------------------
 # A quantised tensor needs a step, and a step needs to know what values occur. Batch normalisations remember the mean and deviation of every channel over
-# the training images. So we learn a handful of images whose statistics match those (`GenieQuantizer` with ``data="dba"``: the pixels themselves are
-# learnt; four images and ten iterations, to keep this page quick; the other methods are in the first tutorial). One more thing is known without data:
+# the training images. So we learn a handful of images whose statistics match those (``GenieQuantizer`` with ``data="dba"``: the pixels themselves are
+# learnt; four images and ten iterations, to keep this page quick; the other methods are in the tutorial on two bits). One more thing is known without data:
 # pixels lie between black and white. Said in ``input_stats``, it keeps the step of the input as small as it can be.
 #
-# Two things that cost nothing come beside it. `equalize` rescales channels so that those which share a step have like ranges: ReLU allows it, and the
-# network computes the same. `keep_sums` rounds a few weights the other way, so that the errors of a kernel add up to nothing on smooth inputs.
+# Two things that cost nothing come beside it. ``equalize`` rescales channels so that those which share a step have like ranges: ReLU allows it, and the
+# network computes the same. ``keep_sums`` rounds a few weights the other way, so that the errors of a kernel add up to nothing on smooth inputs.
 
 mean, std = (np.array(numbers) for numbers in INPUT_STATS["imagenet"])
 pixels = (0.0, 1.0, (-mean / std).min(), ((1 - mean) / std).max())  # mean, deviation, black, white
@@ -142,8 +142,9 @@ for k, (row, colour) in enumerate(zip(table.itertuples(), (GREY, ORANGE, BLUE, B
     ax.plot(row.agreement, k, "o", color=colour)
     ax.annotate(f"{row.MB:.1f} MB", (0.02, k), xycoords=("axes fraction", "data"), va="center")
 ax.set_yticks(range(len(table)), table["network"])
+ax.margins(y=0.15)
 ax.invert_yaxis()
-ax.set(xlabel="agreement with the float network, with 95 % interval", xlim=(-0.15, 1.02))
+_ = ax.set(xlabel="agreement with the float network, with 95 % interval", xlim=(-0.15, 1.02))
 
 # %%
 # What to take along

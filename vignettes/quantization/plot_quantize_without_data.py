@@ -134,8 +134,7 @@ _ = ax.set(xlabel="accuracy at two bits", title="Intervals: of the test digits, 
 # The learnt rows are a little above that twentieth here: read nothing into differences between them.
 #
 # Learning the roundings is worth most. On images of 8 x 8 pixels, noise serves it as well as images of the statistics do; on the
-# ResNet-8 of the benchmarks, noise loses more than twenty points to real images, and synthetic ones less than one in the run
-# that there is. Real records, where they can be had, remain best.
+# ResNet-8 of the benchmarks, noise loses more than twenty points to images of the statistics, and these hardly one to real ones. Real records, where they can be had, remain best.
 #
 # The intervals count test digits. They do not contain the luck of one fit: another seed moves a learnt row, and small differences
 # between two of them are none. Over several seeds, and on a larger network, the table is in the benchmarks.

@@ -103,7 +103,7 @@ robust = GroupDRONet(convnet, **training).fit(X[train], labels, groups=scanner[t
 judge("group DRO", robust.predict(X[test]), float_bytes(robust.module_))
 
 # %%
-# Faint digits are served better, at a small price. Is that the method, or the seed? Five trainings of each, compared pair by pair:
+# Faint digits are served better. Is that the method, or the seed? Five trainings of each, compared pair by pair:
 from scipy import stats
 
 gains = []
@@ -123,6 +123,8 @@ for name, mean, width in zip(("faint", "clear"), gains.mean(axis=0), half_width,
     print(f"{name}: group DRO minus mean loss {mean:+.3f} ± {width:.3f} (95 %, five seeds)")
 
 # %%
+# The gain for the faint digits is the method's. What the clear ones pay is within the luck of the seeds.
+#
 # 2. Which labels are wrong?
 # --------------------------
 #
@@ -252,13 +254,13 @@ _ = ax.legend()
 # moves the faint digits by some points; the interval over seeds above is what to trust.
 #
 # What failed, where: the noise labels are spread evenly here. Labels that are wrong in *one* group alone make group DRO chase them,
-# and it should then be told the loss that each group can reach (``offset`` in `GroupDROClassifier`).
+# and it should then be told the loss that each group can reach (``offset`` in ``GroupDROClassifier``).
 #
 # In a scikit-learn search
 # ------------------------
 #
 # The same estimators work in pipelines and searches. Groups reach the fit *and* the score by scikit-learn's metadata routing, so
-# that the search is for the network that does best by its worst group.
+# that the search is for the network that does best by its worst group: here the one without weight decay.
 import sklearn
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
