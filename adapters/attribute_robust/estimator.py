@@ -27,6 +27,7 @@ from statml._validation import (
     as_seed_sequence,
     check_choice,
     check_integer,
+    check_labels,
     check_number,
 )
 
@@ -407,9 +408,9 @@ class AttributeAdversarialClassifier(NetClassifier):
 
     def _codes(self, y: ArrayLike, n: int) -> NDArray[np.int64]:
         """Positions of labels among the classes."""
-        y = np.asarray(y)
-        if y.shape != (n,):
-            raise ValueError(f"y must hold {n} labels, one a record of X, got shape {y.shape}")
+        y = check_labels("y", y)
+        if len(y) != n:
+            raise ValueError(f"y must hold {n} labels, one a record of X, got {len(y)}")
         codes = np.searchsorted(self.classes_, y).clip(max=len(self.classes_) - 1)
         if (self.classes_[codes] != y).any():
             unknown = y[self.classes_[codes] != y].tolist()[0]

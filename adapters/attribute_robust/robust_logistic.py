@@ -36,10 +36,11 @@ from scipy.optimize import lsq_linear
 from scipy.special import expit, xlog1py, xlogy
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_consistent_length
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from statml._validation import check_integer, check_magnitude, check_number
+from statml._validation import check_integer, check_labels, check_magnitude, check_number
 
 SHRINK = 0.2  # of the barrier, from one point of the path to the next
 
@@ -199,7 +200,8 @@ class RobustLogisticRegression(ClassifierMixin, BaseEstimator):
         """
         margin = self.decision_function(X)
         w = self.coef_[0]
-        y = np.asarray(y)
+        y = check_labels("y", y)
+        check_consistent_length(X, y)
         if not np.isin(y, self.classes_).all():
             raise ValueError(f"y must hold the classes {self.classes_.tolist()}")
         sign = np.where(y == self.classes_[1], 1.0, -1.0)

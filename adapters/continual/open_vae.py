@@ -37,6 +37,7 @@ from statml._validation import (
     as_seed_sequence,
     check_choice,
     check_integer,
+    check_labels,
     check_number,
 )
 
@@ -386,7 +387,7 @@ class OpenVAEClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TaskL
         ndarray of int, shape (at most m,)
         """
         X = self._checked(X)
-        y = np.asarray(y)
+        y = check_labels("y", y)
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
             raise ValueError(
