@@ -4,6 +4,7 @@
 `run(**arguments)` fits and predicts, and returns every number that a user would read.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -235,6 +236,40 @@ def continued(X, y, X_new, y_new):
     return {"accuracy": last}
 
 
+@cache
+def learned(name):
+    """An adapter that clean data were learned by, whose other methods are tried."""
+    box = NET | {"attributes": [Custom(moved, -0.2, 0.2)], "n_steps": 1}
+    vae = {
+        "hidden": (8,),
+        "latent_dim": 2,
+        "likelihood": "gaussian",
+        "epochs": 2,
+        "random_state": 0,
+    }
+    options = {"AttributeAdversarialClassifier": box, "OpenVAEClassifier": vae}.get(name, {})
+    return getattr(adapters, name)(**options).fit(*records("X", "y").values())
+
+
+def attacked(X, y):
+    found = learned("AttributeAdversarialClassifier").attack(X, y, n_starts=2, n_steps=1)
+    return {"loss": found.loss, "images": found.images}
+
+
+def worst_case(X, y):
+    return {"loss": learned("RobustLogisticRegression").worst_case_loss(X, y)}
+
+
+def looked_at(X):
+    model = learned("OpenVAEClassifier")
+    return {"density": model.score_samples(X), "decoded": model.reconstruct(X)}
+
+
+def learned_on(X, y, **fit):
+    model = copy.deepcopy(learned("OpenVAEClassifier")).partial_fit(X, y, **fit)
+    return {"proba": model.predict_proba(records("X_new")["X_new"])}
+
+
 def queried(X):
     bound = adapters.WeibullBound("euclidean").fit(*records("X", "y", n=80).values())
     return {"chosen": continual.query_pool(X, 3, bound, random_state=0).indices}
@@ -372,7 +407,8 @@ RECIPES = [
     Recipe("statml.privacy.PrivateLinearRegression", lambda: {"release": [-17.2, -5.2, 11.0, 3.5, 6.8]}, partial(released, lambda: privacy.PrivateLinearRegression(mechanisms.Laplace(scale=1.5), 50, formula="y ~ x", bounds=(-10, 10), **CHAINS))),
 ]  # fmt: skip
 
-# Functions that are handed data, and what is no estimator but is run on them.
+# Functions and methods that are handed data, and what is no estimator but is run on them.
+ANY_NUMBER = {"too few X": "records may be of any number"}
 OVERLAPPING = {"two columns of groups": "two columns of 0 and 1 are groups that overlap"}
 FUNCTIONS = [
     Recipe("statml.group_robust.group_report", partial(records, "y", "y_pred", "groups"), lambda y, y_pred, groups: numbers(group_robust.group_report(y, y_pred, groups)), leave_out=OVERLAPPING),
@@ -380,7 +416,11 @@ FUNCTIONS = [
     Recipe("statml.influence.metrics.removal_curve", UNWEIGHTED, removed, leave_out=PRECISION),
     Recipe("statml.adapters.robustness_report", partial(records, "X", "y"), judged),
     Recipe("statml.adapters.ContinualEvaluator", UNWEIGHTED, continued, leave_out={"no records": "no records are no tasks"}),
-    Recipe("statml.adapters.continual.query_pool", partial(records, "X"), queried, leave_out={"too few X": "a pool may be of any size"}),
+    Recipe("statml.adapters.continual.query_pool", partial(records, "X"), queried, leave_out=ANY_NUMBER),
     Recipe("statml.adapters.continual.select_exemplars", partial(records, "X", "y"), lambda X, y: {"chosen": continual.select_exemplars(X, y, 4, random_state=0)}),
+    Recipe("statml.adapters.OpenVAEClassifier.score_samples", partial(records, "X"), looked_at, leave_out=ANY_NUMBER),
+    Recipe("statml.adapters.OpenVAEClassifier.partial_fit", partial(records, "X", "y", "sample_weight"), learned_on, leave_out=MINIBATCHES),
+    Recipe("statml.adapters.AttributeAdversarialClassifier.attack", partial(records, "X", "y"), attacked),
+    Recipe("statml.adapters.RobustLogisticRegression.worst_case_loss", partial(records, "X", "y"), worst_case),
     Recipe("statml.adapters.decompose_pruning_effect", partial(records, "X", "y", "X_val", "y_val"), decomposed),
 ]  # fmt: skip
