@@ -20,7 +20,7 @@ N_BYTES = hashlib.sha256().digest_size
 
 
 def write_model(
-    path: str | os.PathLike, kind: str, tensors: dict[str, Tensor], header: dict[str, Any]
+    path: str | os.PathLike[str], kind: str, tensors: dict[str, Tensor], header: dict[str, Any]
 ) -> None:
     """Write tensors and a header into one safetensors file.
 
@@ -46,7 +46,7 @@ def model_bytes(kind: str, tensors: dict[str, Tensor], header: dict[str, Any]) -
 
 
 def read_model(
-    path: str | os.PathLike, kind: str, writer: str = "statml"
+    path: str | os.PathLike[str], kind: str, writer: str = "statml"
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and header of a file of `write_model`.
 
@@ -139,7 +139,7 @@ def read_state(path: Path) -> dict[str, Any]:
     return torch.load(path, weights_only=True)
 
 
-def _write(path: str | os.PathLike, content: bytes) -> None:
+def _write(path: str | os.PathLike[str], content: bytes) -> None:
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(content)

@@ -25,7 +25,7 @@ FORMAT = "statml network 1"
 class SavedNet:
     """The part of an estimator that writes it into a file and reads it back."""
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted network into one safetensors file.
 
         Parameters
@@ -54,7 +54,7 @@ class SavedNet:
     @classmethod
     def load(
         cls,
-        path: str | os.PathLike,
+        path: str | os.PathLike[str],
         module: type[nn.Module] | nn.Module | None = None,
         **code: Any,
     ) -> Self:

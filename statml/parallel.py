@@ -46,7 +46,7 @@ def parallel_map(
     random_state: RandomState = None,
     n_jobs: int | None = None,
     progress: bool | str = "auto",
-    checkpoint_dir: str | os.PathLike | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
     description: str = "",
 ) -> list[Any]:
     """Apply a function to every task, each with a random generator of its own.

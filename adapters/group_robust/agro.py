@@ -206,7 +206,7 @@ class AGRONet(GroupNet):
         accelerate: Mapping[str, Any] | None = None,
         random_state: RandomState = None,
         progress: bool | str = "auto",
-        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
         **nested: Any,
     ):
         super().__init__(
@@ -307,8 +307,8 @@ class AGRONet(GroupNet):
         self.slicer_.eval()
         P = self._among_kept(adversary.membership(adversary.Z))
         robust = self._record_losses(X[train], y[train])
-        self.slices_ = self._table(P, y[train], losses, proba, robust)
-        self.history_ = self._history(training, self.slices_["slice"].to_numpy())
+        self.slices_: pd.DataFrame = self._table(P, y[train], losses, proba, robust)
+        self.history_: pd.DataFrame = self._history(training, self.slices_["slice"].to_numpy())
         self.best_epoch_, self.n_val_ = training.chosen, len(held_out)
         return self
 
@@ -437,7 +437,7 @@ class AGRONet(GroupNet):
         return fitted | {name: getattr(self, name) for name in ("_centre", "_scale", "_kept")}
 
     @classmethod
-    def load(cls, path: str | os.PathLike, module: Any = None) -> Self:
+    def load(cls, path: str | os.PathLike[str], module: Any = None) -> Self:
         estimator = super().load(path, module)
         own = {k: v for k, v in estimator.get_params(deep=False).items() if k in BASE or "__" in k}
         erm = NetClassifier(**own)

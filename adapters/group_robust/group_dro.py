@@ -153,7 +153,7 @@ class GroupDRONet(GroupNet):
         accelerate: Mapping[str, Any] | None = None,
         random_state: RandomState = None,
         progress: bool | str = "auto",
-        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
         **nested: Any,
     ):
         super().__init__(
@@ -254,7 +254,7 @@ class GroupDRONet(GroupNet):
         self._play(X, y, extras, training, members if self.balanced else None)
 
         self.groups_, self.n_val_ = labels, len(held_out)
-        self.group_sizes_ = members.sizes.astype(int) if soft is None else members.sizes
+        self.group_sizes_: NDArray = members.sizes.astype(int) if soft is None else members.sizes
         self.group_losses_ = members.means(self._record_losses(X, y)[members.order])
         self.group_weights_ = self._q
         self.worst_group_loss_ = float(self.group_losses_.max())

@@ -25,7 +25,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from statml._validation import RandomState, as_seed_sequence, check_integer, check_number
@@ -99,7 +99,7 @@ class JTTNet(NetClassifier):
         accelerate: Mapping[str, Any] | None = None,
         random_state: RandomState = None,
         progress: bool | str = "auto",
-        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
         **nested: Any,
     ):
         super().__init__(
@@ -168,7 +168,7 @@ class JTTNet(NetClassifier):
         else:
             proba, _ = out_of_fold(first, X, y, self.cv, seed, given, self.n_jobs, folder)
             predicted = proba.argmax(axis=1)
-        self.error_set_ = predicted != y
+        self.error_set_: NDArray[np.bool_] = predicted != y
         if not self.error_set_.any():
             warnings.warn(
                 "no record is misclassified, so that the second training is like the first; stop earlier, or use cv",

@@ -257,7 +257,7 @@ class LfFNet(NetClassifier):
         accelerate: None = None,
         random_state: RandomState = None,
         progress: bool | str = "auto",
-        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
         **nested: Any,
     ):
         super().__init__(
@@ -312,7 +312,7 @@ class LfFNet(NetClassifier):
                 vars(self).pop(name, None)
         self.biased_module_ = player.module.eval()
         W = relative_difficulty(player.biased.scaled(), player.debiased.scaled())
-        self.difficulty_ = W.double().cpu().numpy()
+        self.difficulty_: NDArray[np.float64] = W.double().cpu().numpy()
         return self
 
     def _make_net(
@@ -345,7 +345,7 @@ class LfFNet(NetClassifier):
         return fitted | {"biased_module_": {k: v.cpu().numpy() for k, v in state.items()}}
 
     @classmethod
-    def load(cls, path: str | os.PathLike, module: Any = None) -> Self:
+    def load(cls, path: str | os.PathLike[str], module: Any = None) -> Self:
         estimator = super().load(path, module)
         estimator.biased_module_ = restored(estimator, estimator.biased_module_)
         return estimator

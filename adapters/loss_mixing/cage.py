@@ -172,11 +172,11 @@ class CAGE(LabelModel):
                 stacklevel=2,
             )
         theta = result.x.reshape(start.shape)
-        self.theta_ = np.zeros((self.n_rules_, len(self.classes_)))
+        self.theta_: NDArray[np.float64] = np.zeros((self.n_rules_, len(self.classes_)))
         self.theta_[seen] = theta
-        self.rule_labels_ = np.where(seen, self.classes_[labels], UNLABELLED)
+        self.rule_labels_: NDArray[np.int64] = np.where(seen, self.classes_[labels], UNLABELLED)
         self.quality_ = quality
-        self.precision_ = np.full(self.n_rules_, np.nan)
+        self.precision_: NDArray[np.float64] = np.full(self.n_rules_, np.nan)
         self.precision_[seen] = np.exp(log_agreement(theta))[np.arange(len(theta)), labels[seen]]
         self.class_prior_ = softmax(np.logaddexp(0, theta).sum(axis=0))
         self.log_likelihood_ = -negative_log_likelihood(theta, fired, truth)[0]

@@ -31,6 +31,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import nn
@@ -216,7 +217,7 @@ class AMALClassifier(MixingReport, NetClassifier):
         accelerate: Mapping[str, Any] | None = None,
         random_state: RandomState = None,
         progress: bool | str = "auto",
-        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
         **nested: Any,
     ):
         super().__init__(
@@ -399,22 +400,24 @@ class AMALClassifier(MixingReport, NetClassifier):
         bounds = (0.0, 1.0) if self.simplex else check_bounds(self.lambda_bounds)
         mask = mixing.mask[:n]
         trained = np.isin(np.arange(n), meta.rows)
-        self.loss_names_ = list(meta.bound.names)
+        self.loss_names_: list[str] = list(meta.bound.names)
         self.loss_mask_ = mask
-        self.lambda_ = np.where(trained[:, None], mixing.weights[:n], np.nan)
-        self.lambda_path_ = np.stack(trace.path) if trace.path else np.empty((0, *mask[:0].shape))
-        self.class_counts_ = trace.one_hot.T @ mixing.mask
-        self.lambda_epochs_ = np.array(trace.epochs, dtype=int)
-        self.val_loss_path_ = np.array(trace.val_losses, dtype=float)
+        self.lambda_: NDArray[np.float64] = np.where(trained[:, None], mixing.weights[:n], np.nan)
+        self.lambda_path_: NDArray[np.float64] = (
+            np.stack(trace.path) if trace.path else np.empty((0, *mask[:0].shape))
+        )
+        self.class_counts_: NDArray[np.float64] = trace.one_hot.T @ mixing.mask
+        self.lambda_epochs_: NDArray[np.int64] = np.array(trace.epochs, dtype=int)
+        self.val_loss_path_: NDArray[np.float64] = np.array(trace.val_losses, dtype=float)
         last = trace.alignment
-        self.alignment_ = np.full(mask.shape, np.nan)
+        self.alignment_: NDArray[np.float64] = np.full(mask.shape, np.nan)
         if last is not None:
             size = np.sqrt(np.nanmean(last[mixing.mask] ** 2))
             self.alignment_ = last[:n] / size if size > 0 else last[:n]
         self.n_effective_ = effective_number(mixing.weights[:n], mask)
         self.share_at_bounds_ = np.stack(shares_at_bounds(mixing.weights[:n], mask, bounds))
         inside = meta.val[meta.val < n]
-        self.validation_indices_ = inside[~trained[inside]]
+        self.validation_indices_: NDArray[np.int64] = inside[~trained[inside]]
 
     def _warn_of_collapse(self) -> None:
         if not len(self.val_loss_path_):
@@ -564,7 +567,7 @@ class AMALClassifier(MixingReport, NetClassifier):
 
     # --- files ------------------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted network into one safetensors file.
 
         Parameters
@@ -578,7 +581,7 @@ class AMALClassifier(MixingReport, NetClassifier):
             other.validation = 0.1
         super(AMALClassifier, other).save(path)
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         if _is_linear(self.module):
             tags.input_tags.three_d_array = False

@@ -226,7 +226,9 @@ class MixingReport:
                 both.set_params(**plain, refit_with_validation=False).fit(*known, None, *known)
             rows["supervised, L + V"] = both, np.nan
         predictions = {name: model.predict(X_test) for name, (model, _) in rows.items()}
-        self.comparison_ = _compared(predictions, np.asarray(y_test), function, level, n_boot, seed)
+        self.comparison_: pd.DataFrame = _compared(
+            predictions, np.asarray(y_test), function, level, n_boot, seed
+        )
         self.comparison_.insert(0, "share", [share for _, share in rows.values()])
         self.comparison_.insert(1, "epochs", [model.n_iter_ for model, _ in rows.values()])
         return self.comparison_

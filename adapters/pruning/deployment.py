@@ -56,7 +56,7 @@ class DeploymentMixin:
         """
         return sparse_formats.to_sparse(self._deployed(), self._example(), layout)
 
-    def export_onnx(self, path: str | os.PathLike) -> Path:
+    def export_onnx(self, path: str | os.PathLike[str]) -> Path:
         """Write the network without its dead units into an ONNX file, checked with onnxruntime.
 
         Parameters

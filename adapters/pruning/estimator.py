@@ -85,9 +85,11 @@ class PruningEstimator(PathReport, DeploymentMixin, NetEstimator):
         return self._keep(run)
 
     def _keep(self, run: Walk) -> Self:
-        self.path_ = path_table(run.rows)
-        self.history_ = pd.DataFrame(run.history, columns=["level", "epoch", "train_loss"])
-        self.loss_curve_ = self.history_["train_loss"].tolist()
+        self.path_: pd.DataFrame = path_table(run.rows)
+        self.history_: pd.DataFrame = pd.DataFrame(
+            run.history, columns=["level", "epoch", "train_loss"]
+        )
+        self.loss_curve_: list[float] = self.history_["train_loss"].tolist()
         self.n_iter_ = len(self.history_)
         self.n_val_ = len(run.held_out)
         self.prune_rounds_ = run.rounds
@@ -107,7 +109,7 @@ class PruningEstimator(PathReport, DeploymentMixin, NetEstimator):
         module.load_state_dict(self._states[position])
         module.eval()
         masks = self.prune_rounds_.masks(level)
-        self.masks_ = {name: m.numpy() for name, m in masks.items()}
+        self.masks_: dict[str, NDArray[np.bool_]] = {name: m.numpy() for name, m in masks.items()}
         self.best_level_ = level
         self.sparsity_ = float(self.path_["sparsity"].iloc[position])
         self.layer_density_ = layer_densities({n: masks[n] for n in self._weight_names})
@@ -415,7 +417,7 @@ class PruningClassifier(PruningEstimator, NetClassifier):
         accelerate: Mapping[str, Any] | None = None,
         random_state: RandomState = None,
         progress: bool | str = "auto",
-        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
         **nested: Any,
     ):
         super().__init__(
@@ -523,7 +525,7 @@ n_features_in_
         accelerate: Mapping[str, Any] | None = None,
         random_state: RandomState = None,
         progress: bool | str = "auto",
-        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
         **nested: Any,
     ):
         super().__init__(

@@ -22,7 +22,9 @@ from .sparse_formats import SparseLinear
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
-def export_onnx(module: nn.Module, x: Tensor | tuple[Tensor, ...], path: str | os.PathLike) -> Path:
+def export_onnx(
+    module: nn.Module, x: Tensor | tuple[Tensor, ...], path: str | os.PathLike[str]
+) -> Path:
     """Write a network into an ONNX file and compare it, run by onnxruntime, with the original.
 
     Parameters
@@ -81,7 +83,7 @@ def export_onnx(module: nn.Module, x: Tensor | tuple[Tensor, ...], path: str | o
     return path
 
 
-def run_onnx(path: str | os.PathLike, x: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
+def run_onnx(path: str | os.PathLike[str], x: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
     """What onnxruntime makes of an input.
 
     Parameters
@@ -97,7 +99,7 @@ def run_onnx(path: str | os.PathLike, x: Tensor | tuple[Tensor, ...]) -> list[Te
     return [torch.from_numpy(out) for out in session.run(None, feed)]
 
 
-def onnx_session(path: str | os.PathLike, inputs: tuple[Tensor, ...]):
+def onnx_session(path: str | os.PathLike[str], inputs: tuple[Tensor, ...]):
     """An onnxruntime session with torch's number of threads, and its input."""
     import onnxruntime
 

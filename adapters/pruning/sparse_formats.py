@@ -221,7 +221,7 @@ def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def save_pruned(module: nn.Module, path: str | os.PathLike) -> None:
+def save_pruned(module: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write a network's weights into a safetensors file without their zeros.
 
     Parameters
@@ -247,7 +247,7 @@ def save_pruned(module: nn.Module, path: str | os.PathLike) -> None:
     write_model(path, FORMAT, _packed(module), {})
 
 
-def load_pruned(path: str | os.PathLike, module: nn.Module) -> nn.Module:
+def load_pruned(path: str | os.PathLike[str], module: nn.Module) -> nn.Module:
     """Read what `save_pruned` wrote; no code in the file is run.
 
     Parameters

@@ -7,6 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._linear_classifier import validated_classes
@@ -68,7 +69,7 @@ class GroupPartition(BaseEstimator):
         names = np.array([[f"y={c}, environment {e}" for e in (0, 1)] for c in self.classes_])
         return names[codes, environments]
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         return tags

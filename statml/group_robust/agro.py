@@ -263,8 +263,8 @@ class AGROClassifier(ClassifierMixin, BaseEstimator):
             )
         self.estimator_ = chosen.model
         self._slices = slices
-        self.slices_ = chosen.table(slices)
-        self.history_ = pd.DataFrame(
+        self.slices_: pd.DataFrame = chosen.table(slices)
+        self.history_: pd.DataFrame = pd.DataFrame(
             {
                 "round": range(len(rounds)),
                 "n_slices": [len(r.slices) for r in rounds],

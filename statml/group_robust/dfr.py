@@ -117,7 +117,7 @@ class DeepFeatureReweighting(LinearClassifier):
         if groups is None:
             self.groups_ = self.classes_.tolist()
         group = member.argmax(axis=1)
-        self.group_sizes_ = member.sum(axis=0)
+        self.group_sizes_: NDArray[np.int64] = member.sum(axis=0)
         rng = as_generator(self.random_state)
         scaler = StandardScaler().fit(X)
         Z = scaler.transform(X)
@@ -127,7 +127,7 @@ class DeepFeatureReweighting(LinearClassifier):
         # a group of one record is in one half only: the one that is fitted to
         fold = np.where(self.group_sizes_[group] == 1, 0, fold)
         fit, judge = fold == 0, fold == 1
-        self.worst_group_accuracy_ = {}
+        self.worst_group_accuracy_: dict[float, float] = {}
         for C in Cs if len(Cs) > 1 and judge.any() else ():
             w = _averaged_fit(Z[fit], codes[fit], group[fit], K, C, n_retrains, rng)
             right = _predicted(w, Z[judge]) == codes[judge]

@@ -119,7 +119,7 @@ class EIILPartition(GroupPartition):
             fold = stratified_folds(codes, self.cv, rng)
             proba = out_of_fold_proba(reference, X, codes, fold)
         slope = scale_slopes(proba, codes)
-        self.environments_ = (slope > 0).astype(np.int64)
+        self.environments_: NDArray[np.int64] = (slope > 0).astype(np.int64)
         self.penalty_ = invariance_penalty(self.environments_, slope)
         return self._keep(codes, self.environments_)
 

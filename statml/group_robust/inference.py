@@ -351,7 +351,7 @@ class GroupInferenceMixin(InferenceMixin):
         random_state: RandomState = None,
         n_jobs: int | None = None,
         progress: bool | str = "auto",
-        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
     ) -> SubsampleCoefficients:
         """Refit to subsamples, drawn without replacement within the groups, and keep the result for `tidy`.
 

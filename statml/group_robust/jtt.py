@@ -138,7 +138,7 @@ class JTTClassifier(ClassifierMixin, BaseEstimator):
             else:
                 fold = stratified_folds(codes, self.cv, rng)
                 predicted = out_of_fold_proba(first, X, codes, fold).argmax(axis=1)
-        self.error_set_ = predicted != codes
+        self.error_set_: NDArray[np.bool_] = predicted != codes
         if not self.error_set_.any():
             warnings.warn(
                 "no record is misclassified, so that the second fit equals the first; stop earlier, or use cv",

@@ -110,7 +110,7 @@ class Influence(BaseInfluence):
         inner = self.inner_
         self.oracle_, self.n_train_, self.labels_ = inner.oracle_, inner.n_train_, inner.labels_
         self.method_, self.n_fits_ = inner.method_, inner.n_fits_
-        self.diagnostics_ = inner.diagnostics_
+        self.diagnostics_: dict[str, Any] = inner.diagnostics_
         self._memory_limit = inner._memory_limit
         return self
 

@@ -123,7 +123,7 @@ class DataShapley(BaseInfluence):
         random_state: RandomState = None,
         n_jobs: int | None = None,
         progress: bool | str = "auto",
-        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
     ):
         self.method = method
         self.semivalue = semivalue
@@ -251,7 +251,7 @@ class DataShapley(BaseInfluence):
         self._matrix = total.matrix()
         self.n_permutations_, self.n_fits_ = done, n_fits
         self.converged_ = bool(relative <= self.stop)
-        self.diagnostics_ = {
+        self.diagnostics_: dict[str, Any] = {
             "n_permutations": done,
             "relative_error": float(relative),
             "utility_full": self.utility_full_,

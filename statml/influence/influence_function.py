@@ -259,7 +259,7 @@ class InfluenceFunction(BaseInfluence):
         rms = np.sqrt(np.mean(size**2))
         left = np.linalg.norm(oracle.objective_grad())
         convex = oracle.convex
-        self.diagnostics_ = {
+        self.diagnostics_: dict[str, Any] = {
             "nonconvergence": float(n * left / rms) if rms > 0 else 0.0,
             "damping": self.curvature_.damping,
             "damping_share": damping_share(self.curvature_, g, x),

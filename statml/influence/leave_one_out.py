@@ -84,7 +84,7 @@ class LeaveOneOut(RemovalInfluence):
         random_state: RandomState = None,
         n_jobs: int | None = None,
         progress: bool | str = "auto",
-        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
     ):
         self.warm_start = warm_start
         self.alpha_convention = alpha_convention
@@ -121,7 +121,7 @@ class LeaveOneOut(RemovalInfluence):
         self._keep_changes()
         self.n_fits_ = self.n_train_
         self.method_ = "leave-one-out (exact, warm start)"
-        self.diagnostics_ = {
+        self.diagnostics_: dict[str, Any] = {
             "max_leverage": float(self._leverage.max()),
             "rcond": factor.rcond,
             "stationarity": stationarity,

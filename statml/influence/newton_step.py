@@ -16,6 +16,7 @@ Cost: O(n p^2 + p^3) once, and O(n_test n p) for a result.
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -144,7 +145,7 @@ class NewtonStep(RemovalInfluence):
             # what a fit that has not converged adds is no error of the step
             error_size = np.sqrt(np.einsum("ij,ij->i", error @ A, error))
             gap = float(error_size.sum() / size.sum())
-        self.diagnostics_ = {
+        self.diagnostics_: dict[str, Any] = {
             "max_leverage": float(h.max()),
             "n_high_leverage": int((h > HIGH_LEVERAGE).sum()),
             "rcond": self._factor.rcond,

@@ -119,7 +119,7 @@ class SubsetEnsemble(BaseInfluence):
         random_state: RandomState = None,
         n_jobs: int | None = None,
         progress: bool | str = "auto",
-        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
     ):
         self.n_subsets = n_subsets
         self.fraction = fraction
@@ -158,7 +158,7 @@ class SubsetEnsemble(BaseInfluence):
         )
         if self.sampling == "ame":
             self._probabilities, subsets = subsets
-        self.masks_ = np.zeros((K, self.n_train_), dtype=bool)
+        self.masks_: NDArray[np.bool_] = np.zeros((K, self.n_train_), dtype=bool)
         for k, members in enumerate(subsets):
             self.masks_[k, members] = True
         self._records = [self._learner.check_records(X, y)]

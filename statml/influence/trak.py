@@ -152,9 +152,9 @@ class TRAK(BaseInfluence):
             _Kernel(oracle, self.proj_dim, self.weighted, self.reg, seed)
             for oracle, seed in zip(oracles, seeds, strict=True)
         ]
-        self.residuals_ = np.mean([kernel.residuals for kernel in self._kernels], axis=0)
+        self.residuals_: Array = np.mean([kernel.residuals for kernel in self._kernels], axis=0)
         self.reg_ = [kernel.reg for kernel in self._kernels]
-        self.diagnostics_ = {
+        self.diagnostics_: dict[str, Any] = {
             "dim": self._kernels[0].project.dim,
             "reg": float(np.mean(self.reg_)),
         }

@@ -29,6 +29,8 @@ decision trees. JMLR 24. Brophy, J. and Lowd, D. (2020). TREX. arXiv:2009.05530.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
@@ -94,7 +96,7 @@ class TreeInfluence(BaseInfluence):
         self._X = self._transform(X)
         self._trees = trees = boosted_trees(model, self._X, y, sample_weight)
         n, T, K = trees.leaves.shape
-        self.diagnostics_ = {"n_rounds": T, "n_outputs": K}
+        self.diagnostics_: dict[str, Any] = {"n_rounds": T, "n_outputs": K}
         self.method_ = f"trees, {self.kind}"
         if self.kind == "leafrefit":
             self.n_fits_ = n

@@ -147,7 +147,7 @@ class PrivatePosterior(InferenceMixin, BaseEstimator):
         allow_improper: bool = False,
         n_jobs: int | None = None,
         progress: bool | str = "auto",
-        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
         random_state: RandomState = None,
     ):
         self.model = model
@@ -212,11 +212,11 @@ class PrivatePosterior(InferenceMixin, BaseEstimator):
         self.acceptance_rate_ = results.acceptance_rate
         self.record_acceptance_ = results.record_acceptance
         self.idata_ = results.inference_data(plan)
-        self.diagnostics_ = results.diagnostics(plan)
+        self.diagnostics_: pd.DataFrame = results.diagnostics(plan)
         self._theta = results.theta
         flat = results.theta.reshape(-1, results.theta.shape[-1])
-        self.posterior_mean_ = flat.mean(axis=0)
-        self.posterior_sd_ = (
+        self.posterior_mean_: Array = flat.mean(axis=0)
+        self.posterior_sd_: Array = (
             flat.std(axis=0, ddof=1) if len(flat) > 1 else np.full(flat.shape[1], np.nan)
         )
         self.converged_ = True if plan.kernel == "exact" else _results.report(self.diagnostics_)

@@ -248,7 +248,7 @@ def run_chains(
     random_state: RandomState = None,
     n_jobs: int | None = None,
     progress: bool | str = "auto",
-    checkpoint_dir: str | os.PathLike | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
 ) -> list[Chain]:
     """Run chains to their end.
 

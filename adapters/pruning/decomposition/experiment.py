@@ -86,7 +86,7 @@ def decompose_pruning_effect(
     random_state: RandomState = None,
     n_jobs: int | None = None,
     progress: bool | str = "auto",
-    checkpoint_dir: str | os.PathLike | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
 ) -> PruningEffectResult:
     """Estimate how much of pruning's effect on the test error is training time, and how much is size.
 

@@ -69,7 +69,7 @@ class PrivateContingencyTable(OwnModel):
         kernel: str = "auto",
         n_jobs: int | None = None,
         progress: bool | str = "auto",
-        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
         random_state: RandomState = None,
     ):
         self.mechanism = mechanism
@@ -110,7 +110,7 @@ class PrivateContingencyTable(OwnModel):
         self.shape_ = shape
         super().fit(values.ravel())
         table = self.posterior_mean_.reshape(shape)
-        self.table_ = table
+        self.table_: pd.DataFrame = table
         if len(shape) == 2:
             index, columns = self._labels or (None, None)
             self.table_ = pd.DataFrame(table, index=index, columns=columns)

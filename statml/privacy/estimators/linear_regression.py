@@ -89,7 +89,7 @@ class PrivateLinearRegression(OwnModel):
         kernel: str = "auto",
         n_jobs: int | None = None,
         progress: bool | str = "auto",
-        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
         random_state: RandomState = None,
     ):
         self.mechanism = mechanism
@@ -141,7 +141,7 @@ class PrivateLinearRegression(OwnModel):
         super().fit(release)
         self.feature_names_in_ = np.array(features, dtype=object)
         self.intercept_ = float(self.posterior_mean_[0])
-        self.coef_ = self.posterior_mean_[1 : p + 1]
+        self.coef_: Array = self.posterior_mean_[1 : p + 1]
         return self
 
     def _model_arguments(self, response: str, features: list[str]) -> dict[str, object]:

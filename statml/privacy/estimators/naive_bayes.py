@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from ..._validation import RandomState
@@ -68,7 +68,7 @@ class PrivateNaiveBayes(OwnModel):
         kernel: str = "auto",
         n_jobs: int | None = None,
         progress: bool | str = "auto",
-        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
         random_state: RandomState = None,
     ):
         self.mechanism = mechanism
@@ -113,8 +113,8 @@ class PrivateNaiveBayes(OwnModel):
             )
         self._model = NaiveBayesLogLinear(n_classes, n_levels, self.prior_class, self.prior_level)
         super().fit(release)
-        self.classes_ = np.arange(n_classes)
-        self.class_prior_ = self.posterior_mean_[:n_classes]
+        self.classes_: NDArray[np.int64] = np.arange(n_classes)
+        self.class_prior_: Array = self.posterior_mean_[:n_classes]
         return self
 
     def predict_proba(self, X: ArrayLike) -> Array:

@@ -55,7 +55,7 @@ class PrivateProportion(OwnModel):
         kernel: str = "auto",
         n_jobs: int | None = None,
         progress: bool | str = "auto",
-        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
         random_state: RandomState = None,
     ):
         self.mechanism = mechanism
