@@ -257,8 +257,9 @@ def rejection_threshold(scores: ArrayLike, inlier_rejection: float = 0.05) -> fl
     >>> rejection_threshold([1.0, 2.0, 3.0, 4.0], 0.25)
     3.0
     """
-    ordered = np.sort(np.asarray(scores, dtype=float))
-    n_above = int(np.floor(inlier_rejection * len(ordered) * (1 + 1e-12)))
+    ordered = np.sort(_scores("scores", scores))
+    share = check_number("inlier_rejection", inlier_rejection, 0, 1, high_open=True)
+    n_above = int(np.floor(share * len(ordered) * (1 + 1e-12)))
     return float(ordered[len(ordered) - 1 - n_above])
 
 

@@ -24,7 +24,14 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm, rankdata
 from sklearn.metrics import roc_auc_score
 
-from .._validation import RandomState, as_generator, check_choice, check_integer, check_level
+from .._validation import (
+    RandomState,
+    as_generator,
+    check_choice,
+    check_finite,
+    check_integer,
+    check_level,
+)
 from ..parallel import parallel_map
 from .retraining import CloneLearner, value_of
 
@@ -163,7 +170,8 @@ def loo_correlation(tau: ArrayLike, truth: ArrayLike) -> pd.Series:
     >>> loo_correlation(0.6 * truth, truth).round(3).tolist()
     [1.0, 1.0, 0.6, 1.0]
     """
-    tau, truth = np.asarray(tau, dtype=float), np.asarray(truth, dtype=float)
+    tau = check_finite("tau", np.asarray(tau, dtype=float))
+    truth = check_finite("truth", np.asarray(truth, dtype=float))
     if tau.shape != truth.shape:
         raise ValueError(f"tau and truth must have one shape, got {tau.shape} and {truth.shape}")
     a, b = tau.reshape(1, -1), truth.reshape(1, -1)
@@ -406,7 +414,8 @@ def top_k_overlap(a: ArrayLike, b: ArrayLike, k: int = 10) -> float:
     >>> top_k_overlap([3.0, 2.0, 1.0], [3.0, 0.0, -2.0], k=2)
     0.5
     """
-    a, b = np.atleast_2d(np.asarray(a, dtype=float)), np.atleast_2d(np.asarray(b, dtype=float))
+    a = check_finite("a", np.atleast_2d(np.asarray(a, dtype=float)))
+    b = check_finite("b", np.atleast_2d(np.asarray(b, dtype=float)))
     if a.shape != b.shape:
         raise ValueError(f"a and b must have one shape, got {a.shape} and {b.shape}")
     k = check_integer("k", k, 1, a.shape[1])
@@ -428,7 +437,7 @@ def stability(repeats: Sequence[ArrayLike]) -> float:
     >>> stability([[1.0, 2.0, 3.0], [1.0, 2.0, 4.0]])
     1.0
     """
-    rows = [np.atleast_2d(np.asarray(r, dtype=float)) for r in repeats]
+    rows = [check_finite("repeats", np.atleast_2d(np.asarray(r, dtype=float))) for r in repeats]
     if len(rows) < 2 or any(r.shape != rows[0].shape for r in rows):
         raise ValueError("repeats must hold two or more estimates of one shape")
     return float(
@@ -438,6 +447,9 @@ def stability(repeats: Sequence[ArrayLike]) -> float:
 
 def row_spearman(A: Array, B: Array) -> Array:
     """Spearman correlation of each row of A with that row of B; 0 where one is constant."""
+    A, B = (check_finite(name, np.asarray(M, dtype=float)) for name, M in (("A", A), ("B", B)))
+    if A.ndim != 2 or A.shape != B.shape:
+        raise ValueError(f"A and B must be matrices of one shape, got {A.shape} and {B.shape}")
     return _row_correlation(rankdata(A, axis=1), rankdata(B, axis=1))
 
 

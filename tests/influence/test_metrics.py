@@ -144,8 +144,13 @@ def test_slope_and_correlations_with_leave_one_out():
         (lambda: mislabel_auc([1.0, 2.0], [1, 1]), "both bad and good"),
         (lambda: mislabel_auc([1.0, np.nan], [1, 0]), "finite number"),
         (lambda: loo_correlation([1.0], [1.0, 2.0]), "one shape"),
+        (lambda: loo_correlation([1.0, np.nan], [1.0, 2.0]), "tau holds NaN"),
         (lambda: stability([[1.0, 2.0]]), "two or more"),
+        (lambda: stability([[1.0, 2.0], [1.0, np.nan]]), "repeats holds NaN"),
+        (lambda: row_spearman([[1.0, np.nan]], [[1.0, 2.0]]), "A holds NaN"),
+        (lambda: row_spearman([1.0, 2.0], [1.0, 2.0]), "A and B must be matrices"),
         (lambda: top_k_overlap([1.0], [1.0], 3), "k must be"),
+        (lambda: top_k_overlap([1.0, 2.0], [np.inf, 2.0], 1), "b holds NaN"),
         (
             lambda: removal_curve([1.0, 2.0], Ridge(), np.eye(3), np.ones(3), np.eye(3), np.ones(3)),
             "scores must hold",

@@ -173,5 +173,12 @@ def test_bad_input_of_open_set_scores():
         bad[at] = value
         with pytest.raises(ValueError, match=message):
             open_set_scores(*bad)
+    for scores, share, message in (
+        ([0.1, np.nan], 0.05, "scores must not hold NaN"),
+        ([], 0.05, "scores must have shape"),
+        ([0.1, 0.2], 1.0, "inlier_rejection must be a finite number in"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rejection_threshold(scores, share)
     with pytest.raises(ValueError, match="n_test must be an integer >= 6"):
         openness(6, 5)
