@@ -36,6 +36,7 @@ lint: $(VENV)/stamp-test  ## ruff: rules and format
 
 site: $(VENV)/stamp-docs  ## the documentation, into site/index.html
 	$(BIN)/python -m sphinx -W --keep-going -b html vignettes/site site
+	$(BIN)/python vignettes/check_links.py site
 
 bench: $(VENV)/stamp-bench  ## every benchmark against its peer (THREADS=1 each)
 	@set -e; for script in $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)); do \
