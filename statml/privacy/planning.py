@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from .._validation import check_choice, check_integer
+from ..parallel import check_progress
 from .kernels import KERNELS, choose_kernel, exact_draws
 from .kernels.chain import is_additive
 from .mechanisms._release import as_release
@@ -27,8 +28,7 @@ def make_plan(posterior: PrivatePosterior, release: ArrayLike | Mapping[str, flo
     check_choice("kernel", posterior.kernel, ("auto", *KERNELS))
     for name, low in (("draws", 1), ("tune", 0), ("chains", 1), ("block_size", 1)):
         check_integer(name, getattr(posterior, name), low=low)
-    if posterior.progress not in ("auto", True, False):
-        raise ValueError(f'progress must be "auto", True or False, got {posterior.progress!r}')
+    check_progress(posterior.progress)
     if not isinstance(posterior.mechanism, Mechanism):
         raise TypeError(f"mechanism must be a Mechanism, got {type(posterior.mechanism).__name__}")
     if not isinstance(posterior.model, RecordModel):

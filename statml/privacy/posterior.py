@@ -338,7 +338,7 @@ class PrivatePosterior(InferenceMixin, BaseEstimator):
             check_is_fitted(self)
             s = self.release_
         else:
-            s = self._release(release)
+            s = checked_release(self, release)
         rng = as_generator(random_state)
         if self.n_mechanism is not None:
             n, s = max(round(s[-1]), 1), s[:-1]
@@ -475,7 +475,7 @@ class PrivatePosterior(InferenceMixin, BaseEstimator):
         check_is_fitted(self)
         if self.n_prior is not None:
             raise ValueError("score needs a known number of records")
-        s = self._release(release)
+        s = checked_release(self, release)
         sets = self.synthetic_data(check_integer("size", size, low=1), random_state=random_state)
         log_eta = [
             float(
@@ -581,9 +581,6 @@ class PrivatePosterior(InferenceMixin, BaseEstimator):
             return check_integer("n_records", self.n_records, low=1)
         check_is_fitted(self)
         return max(round(float(self.idata_.sample_stats["n"].mean())), 1)
-
-    def _release(self, release: ArrayLike | Mapping[str, float]) -> Array:
-        return checked_release(self, release)
 
     def _plan(self, release: ArrayLike | Mapping[str, float]) -> Plan:
         return make_plan(self, release)
