@@ -14,7 +14,7 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 from statsmodels.iolib.summary import Summary
 
-from statml._validation import as_seed_sequence, check_integer, check_level
+from statml._validation import as_seed_sequence, check_choice, check_integer, check_level
 from statml.inference.bootstrap import percentile_interval
 from statml.inference.summaries import facts_table, frame_table, summary_of
 
@@ -182,9 +182,7 @@ class MixingReport:
         over seeds where it matters.
         """
         level = check_level(level)
-        if isinstance(metric, str) and metric not in METRICS:
-            raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
-        function = METRICS[metric] if isinstance(metric, str) else metric
+        function = metric if callable(metric) else METRICS[check_choice("metric", metric, METRICS)]
         seed = int(as_seed_sequence(self.random_state).generate_state(1)[0])
         data = {"X_val": X_val, "y_val": y_val}
 
@@ -272,9 +270,7 @@ class MixingReport:
 
     def _column(self, loss: str | int) -> int:
         if isinstance(loss, str):
-            if loss not in self.loss_names_:
-                raise ValueError(f"loss must be one of {', '.join(self.loss_names_)}, got {loss!r}")
-            return self.loss_names_.index(loss)
+            return self.loss_names_.index(check_choice("loss", loss, self.loss_names_))
         return check_integer("loss", loss, 0, len(self.loss_names_) - 1)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from statml._display import BLUE, GREY, ORANGE, axes
+from statml._validation import check_choice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -208,8 +209,7 @@ class MaskDisplay:
         """
         check_is_fitted(estimator, "masks_")
         name = next(iter(estimator.masks_)) if layer is None else layer
-        if name not in estimator.masks_:
-            raise ValueError(f"layer must be one of {', '.join(estimator.masks_)}, got {layer!r}")
+        check_choice("layer", name, estimator.masks_)
         return cls(estimator.masks_[name], name).plot(ax)
 
     def plot(self, ax: Axes | None = None) -> Self:

@@ -155,7 +155,7 @@ def test_displays_show_what_the_estimator_holds(fitted):
     mask = MaskDisplay.from_estimator(fitted, layer="layers.3.weight")
     assert mask.ax_.images[0].get_array().shape == (16, 32)
     assert fitted.plot_mask().name == "layers.1.weight"
-    with pytest.raises(ValueError, match="layer must be one of"):
+    with pytest.raises(ValueError, match='layer must be "layers'):
         fitted.plot_mask("layers.9.weight")
 
 
