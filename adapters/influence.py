@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jacrev, jvp, vjp, vmap
 from torch.nn import functional as F
 
-from statml._validation import check_integer, check_number
-from statml.influence.oracle import MEMORY_LIMIT, GradientOracle, count, take
+from statml._validation import check_integer, check_magnitude, check_number
+from statml.influence.oracle import MEMORY_LIMIT, GradientOracle, check_weights, count, take
 
 from ._flat_parameters import arrange
 
@@ -142,13 +142,17 @@ class TorchOracle(GradientOracle):
             raise ValueError("y must hold the training labels, got None")
         self.X = self.y = None  # whatever was there does not bind the new data's shape
         self.X, self.y = self.prepare(X, y)
-        n = len(self.X)
-        weight = np.ones(n) if sample_weight is None else np.asarray(sample_weight, dtype=float)
-        if weight.shape != (n,) or not np.isfinite(weight).all() or (weight < 0).any():
+        try:
+            with torch.no_grad():
+                self._forward(self._tensor(None), self.X[:1].to(self.device))
+        except (RuntimeError, IndexError) as error:
             raise ValueError(
-                f"sample_weight must hold a finite number >= 0 for each of {n} records, got shape {weight.shape}"
-            )
-        self.sample_weight = weight
+                f"X holds records of shape {tuple(self.X.shape[1:])}, which the network does not take: {error}"
+            ) from error
+        everyone = np.ones(len(self.X))
+        self.sample_weight = (
+            everyone if sample_weight is None else check_weights(sample_weight, everyone)
+        )
 
     # --- parameters ---
 
@@ -211,11 +215,19 @@ class TorchOracle(GradientOracle):
     # --- data ---
 
     def prepare(self, X: Any, y: Any = None) -> tuple[Tensor, Tensor | None]:
-        X = torch.as_tensor(X if isinstance(X, Tensor) else np.asarray(X))
+        if not isinstance(X, Tensor):
+            X = np.asarray(X)
+            X = torch.as_tensor(X.astype(X.dtype.newbyteorder("="), copy=False))
+        if X.is_complex():
+            raise ValueError("X must hold real numbers, got complex ones")
         if X.is_floating_point() or not _takes_integers(self.module):
             X = X.to(self.dtype)
             if not torch.isfinite(X).all():
                 raise ValueError("X must be finite, got NaN or infinity")
+            if (
+                X.dtype == torch.float64
+            ):  # the others end before products overflow in double precision
+                check_magnitude("X", X.detach().cpu().numpy())
         if X.ndim == 0 or len(X) == 0:
             raise ValueError(f"X must hold at least one record, got shape {tuple(X.shape)}")
         if self.X is not None and X.shape[1:] != self.X.shape[1:]:

@@ -392,8 +392,21 @@ def test_bad_input_is_refused_by_name():
         TorchOracle(module, X=np.full((6, 4), np.nan), y=y)
     with pytest.raises(ValueError, match="same length"):
         TorchOracle(module, X=X, y=y[:4])
-    with pytest.raises(ValueError, match="sample_weight must hold"):
-        TorchOracle(module, X=X, y=y, sample_weight=[1, 2])
+    for weight, message in (
+        ([1, 2], "sample_weight.shape == \\(2,\\), expected \\(6,\\)"),
+        ([1, 1, 1, 1, 1, -1], "Negative values in data passed to `sample_weight`"),
+        (np.zeros(6), "Sample weights must contain at least one non-zero number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            TorchOracle(module, X=X, y=y, sample_weight=weight)
+    with pytest.raises(ValueError, match="X must hold real numbers"):
+        TorchOracle(module, X=X + 1j, y=y)
+    with pytest.raises(
+        ValueError, match="records of shape \\(5,\\), which the network does not take"
+    ):
+        TorchOracle(module, X=np.ones((6, 5)), y=y)
+    with pytest.raises(ValueError, match="X must hold numbers of at most"):
+        TorchOracle(module, X=X * 1e300, y=y)
     with pytest.raises(ValueError, match="y must hold"):
         TorchOracle(module, X=X)
     with pytest.raises(TypeError, match="dtype must be"):
