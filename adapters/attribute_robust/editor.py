@@ -25,9 +25,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_array
 from torch import Tensor, nn
 
-from statml._validation import RandomState, as_seed_sequence, check_integer, check_number
+from statml._validation import (
+    RandomState,
+    as_seed_sequence,
+    check_integer,
+    check_labels,
+    check_number,
+)
 
 from .._estimator import NetRegressor
 from .attribute import Attribute
@@ -127,13 +134,14 @@ def fit_editor(
     LearnedEditor
         Its box is the range of the recorded attributes and its clean values are their means. Beside the parameters it has
 
-        - ``r2_``: share of the variance explained for pairs of records that were kept out, of whitened channels;
+        - ``r2_``: share of the variance explained for pairs of records that were kept out, of whitened channels; NaN where none was kept
+          out, or where they do not vary;
         - ``loss_curve_``: mean squared error of each epoch.
 
     Raises
     ------
     ValueError
-        If the shapes do not fit, values are not finite, or no class has two records.
+        If the shapes do not fit, values are not finite, a label is missing, or no class has two records.
 
     Examples
     --------
@@ -144,19 +152,22 @@ def fit_editor(
     >>> editor.names
     ('shape', 'size', 'x', 'y', 'light', 'background')
     """
-    X, attributes, y = np.asarray(X, np.float32), np.asarray(attributes, np.float32), np.asarray(y)
-    n, k = len(X), attributes.shape[1] if attributes.ndim == 2 else 0
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused as infinite
+        X = check_array(X, dtype=np.float32, allow_nd=True, input_name="X")
+        attributes = check_array(
+            attributes, dtype=np.float32, ensure_2d=False, input_name="attributes"
+        )
+    y, n = check_labels("y", y), len(X)
+    k = attributes.shape[1] if attributes.ndim == 2 else 0
     if X.ndim != 4 or any(side % 4 or not side for side in X.shape[2:]):
         raise ValueError(
             "X must have shape (n, channels, height, width) with sides that are multiples of 4, "
             f"got {X.shape}"
         )
-    if attributes.shape != (n, k) or not k or y.shape != (n,):
+    if attributes.shape != (n, k) or not k or len(y) != n:
         raise ValueError(
             f"attributes must have shape ({n}, k) and y ({n},), got {attributes.shape} and {y.shape}"
         )
-    if not (np.isfinite(X).all() and np.isfinite(attributes).all()):
-        raise ValueError("X and attributes must be finite")
     names = [f"attribute{i}" for i in range(k)] if names is None else list(names)
     if len(names) != k:
         raise ValueError(f"names must hold {k} names, got {names}")
@@ -197,9 +208,10 @@ def fit_editor(
     editor.loss_curve_ = net.loss_curve_
     first, second = _pairs(y, held, 1, rng)
     editor.r2_ = float("nan")
-    if len(first):
+    variation = ((flat[second] - flat[kept].mean(0)) ** 2).sum()
+    if len(first) and variation > 0:
         wrong = net.predict(np.hstack([flat[first], attributes[second]])) - flat[second]
-        editor.r2_ = float(1 - (wrong**2).sum() / ((flat[second] - flat[kept].mean(0)) ** 2).sum())
+        editor.r2_ = float(1 - (wrong**2).sum() / variation)
     return editor
 
 

@@ -165,7 +165,10 @@ def test_any_generator_is_an_editor():
     ("change", "message"),
     [
         ({"X": np.zeros((6, 3, 10, 12))}, "multiples of 4"),
-        ({"X": np.full((6, 3, 8, 8), np.nan)}, "must be finite"),
+        ({"X": np.full((6, 3, 8, 8), np.nan)}, "Input X contains NaN"),
+        ({"X": np.full((6, 3, 8, 8), 1e300)}, "Input X contains infinity"),
+        ({"X": np.zeros((6, 3, 8, 8)) + 1j}, "Complex data not supported"),
+        ({"y": np.array([0, None, 0, 0, 0, 0])}, "y must hold a label for every record"),
         ({"attributes": np.zeros(6)}, r"attributes must have shape \(6, k\)"),
         ({"y": np.arange(5)}, r"y \(6,\)"),
         ({"y": np.arange(6)}, "two records or more"),
