@@ -247,7 +247,11 @@ def learned(name):
         "epochs": 2,
         "random_state": 0,
     }
-    options = {"AttributeAdversarialClassifier": box, "OpenVAEClassifier": vae}.get(name, {})
+    options = {
+        "AttributeAdversarialClassifier": box,
+        "OpenVAEClassifier": vae,
+        "NetClassifier": NET,
+    }.get(name, {})
     return getattr(adapters, name)(**options).fit(*records("X", "y").values())
 
 
@@ -270,6 +274,29 @@ def learned_on(X, y, **fit):
     return {"proba": model.predict_proba(records("X_new")["X_new"])}
 
 
+def by_gradients(X, y, sample_weight, X_new, y_new):
+    oracle = adapters.TorchOracle(
+        learned("NetClassifier").module_, X=X, y=y, sample_weight=sample_weight, l2=0.1
+    )
+    return {"influence": influence.InfluenceFunction().fit(oracle).influence(X_new, y_new)}
+
+
+def scenes() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    drawn = (rng.uniform(size=(24, 1, 8, 8)), rng.uniform(size=(24, 1)))
+    X, attributes = (values.round(2).astype(np.float32).astype(float) for values in drawn)
+    return {"X": X, "y": np.arange(24) % 2, "attributes_clean": attributes}
+
+
+def edited(X, y, attributes_clean):
+    editor = adapters.fit_editor(
+        X, attributes_clean, y, epochs=1, code=2, width=4, random_state=0, progress=False
+    )
+    with torch.no_grad():
+        found = editor.apply(torch.zeros(1, 1, 8, 8), torch.zeros(1, len(editor.names)))
+    return {"edited": found.numpy()}
+
+
 def queried(X):
     bound = adapters.WeibullBound("euclidean").fit(*records("X", "y", n=80).values())
     return {"chosen": continual.query_pool(X, 3, bound, random_state=0).indices}
@@ -277,7 +304,7 @@ def queried(X):
 
 def decomposed(X, y, X_val, y_val):
     found = adapters.decompose_pruning_effect(
-        (4,), X, y, X_val, y_val, noise=(0.4,), levels=1, n_replicates=1, epochs=1, random_state=0,
+        (4,), X, y, X_val, y_val, noise=(0.4,), arms=("lrr", "edt", "sparse_short"), levels=1, n_replicates=1, epochs=1, random_state=0,
         progress=False,
     )  # fmt: skip
     return numbers(found.runs.drop(columns="seconds", errors="ignore"))
@@ -289,7 +316,7 @@ def removed(X, y, X_new, y_new):
     order = np.arange(36.0)
     return numbers(
         influence.metrics.removal_curve(
-            order, LogisticRegression(), X, y, X_new, y_new, n_random=2, progress=False
+            order, LogisticRegression(), X, y, X_new, y_new, (0.0, 0.2), n_random=2, progress=False
         )
     )
 
@@ -334,6 +361,7 @@ def in_place_of(name, values):
 # --- the table ------------------------------------------------------------------------------------------
 
 NET = {"epochs": 2, "random_state": 0, "module__hidden": (4,), "progress": False}
+ONE_ROUND = {"sparsity": 0.5, "schedule": "one-shot"}
 CHAINS = {"draws": 60, "tune": 40, "chains": 2, "random_state": 0, "progress": False}
 PLAIN = partial(records, "X", "y", "X_new")
 WEIGHTED = partial(records, "X", "y", "sample_weight", "X_new")
@@ -374,9 +402,9 @@ RECIPES = [
     *lines(graphs, lambda: {"A": np.abs(network()["A"])}, ranked, DirectedBetaModel={}),
     *lines(group_robust, BOTH, linear, 1e-4, GroupDROClassifier={"l2": 0.1}),
     *lines(group_robust, partial(records, "X", "y", "groups", "sample_weight", "X_new", "target"), linear, 1e-4, GroupDRORegressor={"l2": 0.1}),
-    *lines(group_robust, PLAIN, classify, CVaRClassifier={"alpha": 0.5}, AGROClassifier={"slicer": TreeSlicer(2, n_permutations=3), "n_rounds": 2, **R}, JTTClassifier=R),
+    *lines(group_robust, PLAIN, classify, CVaRClassifier={"alpha": 0.5}, AGROClassifier={"slicer": TreeSlicer(2, n_permutations=3), "n_rounds": 2, "cv": 2, **R}, JTTClassifier=R),
     *lines(group_robust, GROUPED, classify, DeepFeatureReweighting={"Cs": (0.1, 1.0), "n_retrains": 2, **R}),
-    *lines(group_robust, partial(records, "X", "y"), partitioned, EIILPartition=R, XRMPartition=R),
+    *lines(group_robust, partial(records, "X", "y"), partitioned, EIILPartition=R, XRMPartition={"n_rounds": 2, **R}),
     *lines(influence, TESTED, attributed, 1e-5, A_COLUMN_A_RECORD, InfluenceFunction={}, NewtonStep={}, RepresenterPoint={}, TRAK=R, Influence={}),
     Recipe("statml.influence.TracIn", TESTED, partial(attributed, lambda: influence.TracIn(trajectory())), leave_out=A_COLUMN_A_RECORD),
     Recipe("statml.influence.HyDRA", TESTED, partial(attributed, lambda: influence.HyDRA(trajectory=trajectory())), leave_out=A_COLUMN_A_RECORD),
@@ -385,9 +413,9 @@ RECIPES = [
     *lines(influence, UNWEIGHTED, partial(attributed, kind="trees"), TreeInfluence={}),
     *lines(influence, UNWEIGHTED, partial(attributed, kind="neighbours"), KNNShapley={"n_neighbors": 3}),
     *lines(influence, TESTED, retrained, leave_out=PRECISION, LeaveOneOut={}, SubsetEnsemble={"n_subsets": 10, **R}, DataShapley={"max_permutations": 2, "stop": 0, **R}),
-    *lines(adapters, WEIGHTED, classify, leave_out=MINIBATCHES, NetClassifier=NET, JTTNet=NET, LfFNet=NET, PruningClassifier=NET | {"sparsity": 0.5}),
+    *lines(adapters, WEIGHTED, classify, leave_out=MINIBATCHES, NetClassifier=NET, JTTNet=NET, LfFNet=NET, PruningClassifier=NET | ONE_ROUND),
     *lines(adapters, partial(records, "X", "y", "attributes_clean", "sample_weight", "X_new"), classify, leave_out=MINIBATCHES, AttributeAdversarialClassifier=NET | {"attributes": [Custom(moved, -0.2, 0.2)], "n_steps": 1}),
-    *lines(adapters, REGRESSION, regress, leave_out=MINIBATCHES, NetRegressor=NET, PruningRegressor=NET | {"sparsity": 0.5}),
+    *lines(adapters, REGRESSION, regress, leave_out=MINIBATCHES, NetRegressor=NET, PruningRegressor=NET | ONE_ROUND),
     *lines(adapters, BOTH, classify, leave_out=MINIBATCHES, GroupDRONet=NET),
     *lines(adapters, PLAIN, classify, AGRONet=NET | {"cv": 2, "init": "random", "slicer_epochs": 1}),
     *lines(adapters, WEIGHTED, linear, 1e-4, RobustLogisticRegression={"l2": 0.1}),
@@ -422,5 +450,7 @@ FUNCTIONS = [
     Recipe("statml.adapters.OpenVAEClassifier.partial_fit", partial(records, "X", "y", "sample_weight"), learned_on, leave_out=MINIBATCHES),
     Recipe("statml.adapters.AttributeAdversarialClassifier.attack", partial(records, "X", "y"), attacked),
     Recipe("statml.adapters.RobustLogisticRegression.worst_case_loss", partial(records, "X", "y"), worst_case),
+    Recipe("statml.adapters.TorchOracle", TESTED, by_gradients, 1e-5, A_COLUMN_A_RECORD),
+    Recipe("statml.adapters.fit_editor", scenes, edited, leave_out={"two columns of attributes_clean": "any number of attributes may be recorded"}),
     Recipe("statml.adapters.decompose_pruning_effect", partial(records, "X", "y", "X_val", "y_val"), decomposed),
 ]  # fmt: skip

@@ -9,7 +9,6 @@ from ._kills import damage_and_resume, kill_and_resume
 from ._public import public_objects
 
 CHEAP = [  # these begin within seconds, so that every run of the tests can afford two kills
-    ("statml.parallel.parallel_map", "two workers"),
     ("statml.influence.SubsetEnsemble", ""),
     ("statml.adapters.NetClassifier", ""),
 ]
