@@ -219,12 +219,14 @@ def test_bad_input_of_exemplars(known, bound):
 # --- queries -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [WeibullBound, ConformalBound])
+@pytest.mark.parametrize(
+    "bound", [WeibullBound("euclidean"), ConformalBound("euclidean", random_state=0)], ids=repr
+)
 def test_queries_in_the_band_waste_less_than_random_and_random_less_than_entropy(
-    known, polluted, make
+    known, polluted, bound
 ):
     Z, proba, foreign = polluted
-    bound = make("euclidean").fit(*known)
+    bound.fit(*known)
     wasted = {
         name: foreign[
             query_pool(
