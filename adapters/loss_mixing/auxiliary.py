@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_array, check_is_fitted
 
 from statml._validation import check_number
 
@@ -333,7 +333,15 @@ def _listed(values: NDArray) -> str:
 def _as_matrix(values: Any, n: int, n_classes: int, name: str, what: str) -> NDArray[np.float64]:
     if hasattr(values, "detach"):  # a tensor
         values = values.detach().cpu().numpy()
-    matrix = np.asarray(values, dtype=float)
+    matrix = check_array(
+        values,
+        dtype=float,
+        ensure_2d=False,
+        ensure_all_finite=False,
+        allow_nd=True,
+        ensure_min_samples=0,
+        input_name=name,
+    )
     if matrix.shape != (n, n_classes):
         raise ValueError(
             f"{what} of {name!r} must have a row for each of the {n} records and a column for each of the {n_classes} classes, "

@@ -267,16 +267,16 @@ class LabelMatrix:
         return sp.csr_array((ones, columns, self.codes.indptr), shape=shape)
 
     def coverage(self) -> float:
-        """Share of the records with a vote."""
-        return float(self.covered.mean())
+        """Share of the records with a vote; NaN where there is no record."""
+        return _share(self.covered)
 
     def overlap(self) -> float:
         """Share of the records with two votes or more."""
-        return float((np.diff(self.codes.indptr) > 1).mean())
+        return _share(np.diff(self.codes.indptr) > 1)
 
     def conflict(self) -> float:
         """Share of the records with votes for different labels."""
-        return float(((self.counts() > 0).sum(axis=1) > 1).mean())
+        return _share((self.counts() > 0).sum(axis=1) > 1)
 
     def summary(self, y: ArrayLike | None = None, level: float = 0.95) -> pd.DataFrame:
         """The rules one by one.
@@ -487,6 +487,10 @@ def _wilson(correct: NDArray, fired: NDArray, z: float) -> tuple[NDArray, NDArra
     half = z * np.sqrt(spread + z**2 / 4) / (fired + z**2)
     # where all or none are right one end is exact, and rounding must not move it
     return np.where(correct == 0, 0.0, centre - half), np.where(wrong == 0, 1.0, centre + half)
+
+
+def _share(of: NDArray[np.bool_]) -> float:
+    return float(of.mean()) if len(of) else float("nan")
 
 
 def _as_label(label: Any, what: str) -> int:

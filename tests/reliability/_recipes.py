@@ -121,6 +121,20 @@ def amal(X, y, X_val, y_val, X_new, **fit):
     return {"proba": model.predict_proba(X_new), "lambda": model.lambda_}
 
 
+def told(make, X):
+    """What a teacher says of the training records stands in for X."""
+    given = records("X", "y", "X_val", "y_val")
+    model = adapters.AMALClassifier(**NET).fit(
+        given["X"], given["y"], [make(X)], given["X_val"], given["y_val"]
+    )
+    return {"proba": model.predict_proba(records("X_new")["X_new"]), "lambda": model.lambda_}
+
+
+def shares():
+    p = np.random.default_rng(0).integers(1, 8, size=(36, 1)) / 8
+    return {"X": np.hstack([p, 1 - p])}
+
+
 def features(X, y, X_new, **fit):
     model = adapters.NetFeatures(adapters.NetClassifier(**NET)).fit(X, y, **fit)
     return {"features": model.transform(X_new)}
@@ -450,6 +464,8 @@ FUNCTIONS = [
     Recipe("statml.adapters.OpenVAEClassifier.partial_fit", partial(records, "X", "y", "sample_weight"), learned_on, leave_out=MINIBATCHES),
     Recipe("statml.adapters.AttributeAdversarialClassifier.attack", partial(records, "X", "y"), attacked),
     Recipe("statml.adapters.RobustLogisticRegression.worst_case_loss", partial(records, "X", "y"), worst_case),
+    Recipe("statml.adapters.Teacher", shares, partial(told, adapters.Teacher)),
+    Recipe("statml.adapters.SoftTarget", shares, partial(told, adapters.SoftTarget)),
     Recipe("statml.adapters.TorchOracle", TESTED, by_gradients, 1e-5, A_COLUMN_A_RECORD),
     Recipe("statml.adapters.fit_editor", scenes, edited, leave_out={"two columns of attributes_clean": "any number of attributes may be recorded"}),
     Recipe("statml.adapters.decompose_pruning_effect", partial(records, "X", "y", "X_val", "y_val"), decomposed),
