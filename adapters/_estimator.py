@@ -39,6 +39,7 @@ from statml._validation import (
     check_finite,
     check_integer,
     check_number,
+    check_outputs,
 )
 from statml.parallel import check_progress, qualified_name
 
@@ -320,11 +321,7 @@ class NetEstimator(SavedNet, BaseEstimator):
         X = self._as_float32(X, reset=False)
         data = Records(torch.from_numpy(X), {})
         outputs = torch.cat([part.cpu() for part in self.net_.forward_iter(data)]).numpy()
-        if not np.isfinite(outputs).all():
-            raise ValueError(
-                "X holds values for which the network's outputs are no finite numbers; scale it as the training data were"
-            )
-        return outputs
+        return check_outputs(outputs)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
