@@ -207,9 +207,13 @@ class NetEstimator(SavedNet, BaseEstimator):
         self, module: nn.Module, order: torch.Generator, epochs: int, plain: bool = False
     ) -> Net:
         """An initialised net around a module."""
-        if isinstance(self.optimizer, str):
-            check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        optimizer = OPTIMIZERS.get(self.optimizer, self.optimizer)
+        optimizer = self.optimizer
+        if isinstance(optimizer, str):
+            optimizer = OPTIMIZERS[check_choice("optimizer", optimizer, OPTIMIZERS)]
+        elif not callable(optimizer):
+            raise TypeError(
+                f"optimizer must be {', '.join(map(repr, OPTIMIZERS))} or a class of torch, got {optimizer!r}"
+            )
         net_class, where = self._net_class, {"device": self.device}
         if self.accelerate is not None and not plain:
             from accelerate import Accelerator

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from statml._validation import check_integer, check_sequence
+
 
 class MLP(nn.Module):
     """Multilayer perceptron with ReLU units; flattens what comes in.
@@ -33,7 +35,8 @@ class MLP(nn.Module):
         super().__init__()
         layers: list[nn.Module] = [nn.Flatten()]
         width = n_inputs
-        for units in hidden:
+        for units in check_sequence("hidden", hidden, "integers"):
+            units = check_integer("hidden", units, low=1)
             layers += [nn.Linear(width, units), nn.ReLU()]
             if dropout:
                 layers.append(nn.Dropout(dropout))

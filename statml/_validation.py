@@ -8,7 +8,7 @@ type that is not taken.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -140,6 +140,39 @@ def check_integer(name: str, value: int, low: int | None = None, high: int | Non
     if _outside(value, low, high):
         raise ValueError(f"{taken}, got {_shown(value)}")
     return int(value)
+
+
+def check_sequence(name: str, values: Any, of: str) -> list:
+    """Check an argument that takes several values.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, for the error.
+    values : iterable
+        A string, which would fall into its letters, and a mapping are refused.
+    of : str
+        What it holds, for the error.
+
+    Returns
+    -------
+    list
+
+    Raises
+    ------
+    TypeError
+        If `values` is no sequence.
+
+    Examples
+    --------
+    >>> check_sequence("hidden", 64, "integers")
+    Traceback (most recent call last):
+    ...
+    TypeError: hidden must be a sequence of integers, got 64
+    """
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a sequence of {of}, got {values!r}")
+    return list(values)
 
 
 def check_finite(name: str, values: Any) -> Any:

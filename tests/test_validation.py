@@ -13,6 +13,7 @@ from statml._validation import (
     check_level,
     check_magnitude,
     check_number,
+    check_sequence,
 )
 
 
@@ -186,3 +187,14 @@ def test_labels_that_cannot_be_sorted_are_refused_by_their_types():
 def test_labels_of_any_one_type_come_back_flat():
     assert check_labels("y", [["b"], ["a"]]).tolist() == ["b", "a"]
     assert check_labels("y", np.array([2, 1], dtype=object)).tolist() == [2, 1]
+
+
+@pytest.mark.parametrize("values", [64, None, "abc", {"a": 1}, np.nan])
+def test_what_is_no_sequence_is_refused_by_name(values):
+    with pytest.raises(TypeError, match="hidden must be a sequence of integers, got"):
+        check_sequence("hidden", values, "integers")
+
+
+def test_any_sequence_comes_back_as_a_list():
+    for values in ((1, 2), [1, 2], np.array([1, 2]), pd.Series([1, 2]), (i for i in (1, 2))):
+        assert check_sequence("hidden", values, "integers") == [1, 2]

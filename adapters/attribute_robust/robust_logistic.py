@@ -40,7 +40,13 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from statml._validation import check_integer, check_labels, check_magnitude, check_number
+from statml._validation import (
+    check_integer,
+    check_labels,
+    check_magnitude,
+    check_number,
+    check_sequence,
+)
 
 SHRINK = 0.2  # of the barrier, from one point of the path to the next
 
@@ -219,6 +225,7 @@ def shifts(
     attributes: Sequence[Any], p: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Directions (J, p), middles (J,) and half-widths (J,) of additive shifts."""
+    attributes = check_sequence("attributes", attributes, "additive shifts")
     for attribute in attributes:
         if not hasattr(attribute, "direction"):
             raise TypeError(f"attributes must hold additive shifts, got {attribute!r}")

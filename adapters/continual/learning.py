@@ -21,7 +21,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight
 from torch import nn
 
-from statml._validation import as_seed_sequence, check_choice, check_integer, check_number
+from statml._validation import (
+    as_seed_sequence,
+    check_choice,
+    check_integer,
+    check_number,
+    check_sequence,
+)
 
 from .._estimator import NetClassifier, relative_weights
 from .likelihoods import LIKELIHOODS
@@ -252,7 +258,11 @@ class TaskLearner(NetClassifier):
             module = copy.deepcopy(self.module_)
             module.grow(self._n_outputs)
             return module
-        hidden = tuple(HIDDEN[self.architecture] if self.hidden is None else self.hidden)
+        hidden = HIDDEN[self.architecture] if self.hidden is None else self.hidden
+        hidden = tuple(
+            check_integer("hidden", units, low=1)
+            for units in check_sequence("hidden", hidden, "integers")
+        )
         latent_dim = check_integer("latent_dim", self.latent_dim, low=1)
         if self.architecture == "conv" and self.encoder is None and len(self.shape_) not in (2, 3):
             raise ValueError(

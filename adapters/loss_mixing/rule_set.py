@@ -27,7 +27,7 @@ from scipy.stats import norm
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from statml._validation import check_level
+from statml._validation import check_level, check_sequence
 
 from .auxiliary import UNLABELLED, SoftTarget
 
@@ -505,7 +505,9 @@ def _as_classes(classes: ArrayLike | None, labels: NDArray) -> NDArray[np.int64]
         if not len(labels):
             raise ValueError("votes must hold at least one vote, or classes be given; got neither")
         return np.unique(labels).astype(np.int64)
-    known = np.array([_as_label(c, "a class") for c in np.asarray(classes).tolist()], np.int64)
+    known = np.array(
+        [_as_label(c, "a class") for c in check_sequence("classes", classes, "integers")], np.int64
+    )
     if len(np.unique(known)) != len(known) or (np.diff(known) < 0).any() or not len(known):
         raise ValueError(f"classes must hold different labels in rising order, got {classes!r}")
     strange = labels[~np.isin(labels, known)]

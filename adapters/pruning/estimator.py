@@ -244,6 +244,10 @@ class PruningEstimator(PathReport, DeploymentMixin, NetEstimator):
     def _nested(self, prefix: str) -> dict[str, Any]:
         nested = super()._nested(prefix)
         if prefix == "module__" and self.module_params is not None:
+            if not isinstance(self.module_params, Mapping):
+                raise TypeError(
+                    f"module_params must be a dict of the module's arguments, got {self.module_params!r}"
+                )
             nested = dict(self.module_params) | nested
         if prefix == "optimizer__" and self.optimizer == "sgd":
             nested = {"momentum": self.momentum} | nested

@@ -19,6 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from statml._validation import check_sequence
+
 Masks = dict[str, Tensor]
 
 NEVER = 255  # the round of a weight that was not pruned
@@ -67,8 +69,7 @@ def prunable_weights(
     >>> list(prunable_weights(MLP(4, 3, hidden=(8, 8))))
     ['layers.1.weight', 'layers.3.weight']
     """
-    if isinstance(exclude, str):
-        exclude = (exclude,)
+    exclude = [exclude] if isinstance(exclude, str) else check_sequence("exclude", exclude, "names")
     owners = dict(module.named_modules())
     names = dict(module.named_parameters())
     for entry in exclude:

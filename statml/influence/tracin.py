@@ -32,7 +32,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._validation import check_choice, check_integer
+from .._validation import check_choice, check_integer, check_sequence
 from ._base import BaseInfluence
 from .oracle import count, take
 from .projection import RandomProjection
@@ -177,9 +177,11 @@ class TracIn(BaseInfluence):
         if self.layers is None:
             return None
         blocks = [block for block, _ in layer_blocks(self.oracle_)]
-        chosen = [len(blocks) - 1] if isinstance(self.layers, str) else list(self.layers)
         if isinstance(self.layers, str):
             check_choice("layers", self.layers, ("last",))
+            chosen = [len(blocks) - 1]
+        else:
+            chosen = check_sequence("layers", self.layers, "layer numbers")
         if not chosen or any(
             not isinstance(l, (int, np.integer)) or not -len(blocks) <= l < len(blocks)
             for l in chosen

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
-from ..._validation import RandomState, check_integer, check_level
+from ..._validation import RandomState, check_integer, check_level, check_sequence
 from ..mechanisms._release import numbers
 from ..models import DirichletCategorical
 from ..protocols import Array, Mechanism
@@ -97,8 +97,12 @@ class PrivateContingencyTable(OwnModel):
             (release.index, release.columns) if isinstance(release, pd.DataFrame) else None
         )
         values = numbers("release", release)
+        if not isinstance(self.mechanism, Mechanism):
+            raise TypeError(f"mechanism must be a Mechanism, got {type(self.mechanism).__name__}")
         answers = self.mechanism.factorises and not getattr(self.mechanism, "counts", False)
-        shape = values.shape if self.shape is None else tuple(self.shape)
+        shape = values.shape
+        if self.shape is not None:
+            shape = tuple(check_sequence("shape", self.shape, "integers"))
         if answers and self.shape is None:
             raise ValueError("shape must be given where the release holds randomised answers")
         if not answers and values.shape != shape:
