@@ -39,8 +39,9 @@ _ = ax.set(
 # ----------
 #
 # Five policies fly the same 200 scenarios of six targets in 16 x 16 m: random moves; standing before the nearest target until it is classified;
-# a tour; the most bits a second, by one that *knows* the classifier; and a network that imitated such a one at first, went on by
-# reinforcement learning, and chooses a viewpoint by what it sees: places, velocities, and how much is known about each target.
+# a tour; the most bits a second, by one that *knows* the classifier; and a network that imitated that one at first, went on by reinforcement
+# learning, and only knows what it sees: places, velocities, and how much is known about each target. Four times a second it points at one of six
+# viewpoints before one of the targets, and makes for it.
 from statml.adapters import ViewpointPolicy
 from statml.adapters.viewpoint import (
     GreedyInformationPolicy,
