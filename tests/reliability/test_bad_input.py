@@ -5,7 +5,8 @@ import re
 import signal
 import warnings
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -129,6 +130,40 @@ def test_it_is_so_whatever_the_place_of_the_damage(name):
         check(name, case[0], found[case], place)
 
     damage()
+
+
+NONSENSE = ("surely not", object(), float("nan"))
+FREE = ("checkpoint_dir", "device", "formula", "n_jobs")  # which others read and refuse
+
+
+def refusal(run, arguments) -> str | None:
+    """What the error says, if there is one."""
+    with warnings.catch_warnings(), limit(SECONDS):
+        warnings.simplefilter("ignore")
+        try:
+            run(**arguments)
+        except (ValueError, TypeError) as error:
+            return str(error)
+    return None
+
+
+def with_parameter(make, parameter, value):
+    return lambda: make().set_params(**{parameter: value})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [r.name for r in RECIPES if getattr(r.run, "args", ())])
+def test_nonsense_for_a_parameter_is_refused_and_the_error_says_what_it_was(name):
+    recipe = BY_NAME[name]
+    make, *others = recipe.run.args
+    for parameter, value in product(sorted(make().get_params(deep=False)), NONSENSE):
+        if parameter in FREE:
+            continue
+        changed = with_parameter(make, parameter, value)
+        run = partial(recipe.run.func, changed, *others, **recipe.run.keywords)
+        said = refusal(run, recipe.make())
+        names = (parameter.rpartition("__")[2], str(value)[:6], type(value).__name__)
+        assert said is None or any(named in said for named in names), f"{parameter}: {said}"
 
 
 def test_polars_frames_are_the_same_data():
