@@ -21,4 +21,4 @@ for path, text in pages.items():
         there = target in files and unquote(url.fragment) in places.get(target, {url.fragment})
         if not (url.scheme or url.netloc or there):
             broken.append(f"{path}: {link}")
-sys.exit("\n".join(broken))
+sys.exit("\n".join(broken) or 0)
