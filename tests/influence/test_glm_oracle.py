@@ -41,6 +41,7 @@ POSITIVE = RNG.gamma(2.0, np.exp(ETA) / 2)
 DESIGN = sm.add_constant(X)
 TIGHT = {"tol": 1e-10, "max_iter": 2000}
 NEWTON = {"solver": "newton-cholesky", **TIGHT}
+LIBLINEAR = {"solver": "liblinear", "random_state": 0, **TIGHT}
 
 
 def statsmodels_glm(y, family):
@@ -54,10 +55,8 @@ MODELS = {
     "elastic net": lambda: (ElasticNet(alpha=0.1, tol=1e-12), X, Y),
     "logistic": lambda: (LogisticRegression(**NEWTON), X, TWO),
     "balanced logistic": lambda: (LogisticRegression(class_weight="balanced", **NEWTON), X, TWO),
-    "liblinear": lambda: (LogisticRegression(solver="liblinear", **TIGHT), X, TWO),
-    "l1 logistic": lambda: (
-        LogisticRegression(solver="liblinear", l1_ratio=1.0, C=0.5, **TIGHT), X, TWO,
-    ),
+    "liblinear": lambda: (LogisticRegression(**LIBLINEAR), X, TWO),
+    "l1 logistic": lambda: (LogisticRegression(l1_ratio=1.0, C=0.5, **LIBLINEAR), X, TWO),
     "softmax": lambda: (LogisticRegression(**NEWTON), X, THREE),
     "poisson": lambda: (PoissonRegressor(alpha=0.1, **NEWTON), X, COUNT),
     "gamma": lambda: (GammaRegressor(alpha=0.1, **NEWTON), X, POSITIVE),
