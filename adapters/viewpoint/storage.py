@@ -5,48 +5,26 @@ Neither runs code when it is read. A safetensors file carries a checksum of ever
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from .._estimator import _digest
+from .._files import read_model, read_state, write_model, write_state
 
 FORMAT = "statml viewpoint policy 1"
 
 
 def write_policy(path: str | os.PathLike, weights: dict[str, Tensor], header: dict) -> None:
     """Write weights and a header (anything JSON can hold) into one safetensors file."""
-    from safetensors.torch import save
-
     tensors = {name: values.detach().contiguous().cpu() for name, values in weights.items()}
-    metadata = {
-        "format": FORMAT,
-        "header": json.dumps(header),
-        "sha256": _digest(tensors, header),
-    }
-    Path(path).write_bytes(save(tensors, metadata))
+    write_model(path, FORMAT, tensors, header)
 
 
 def read_policy(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
     """Weights and header of a file that `write_policy` wrote; ValueError for any other."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{str(path)!r} is no safetensors file: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{str(path)!r} holds no ViewpointPolicy")
-    header = json.loads(metadata["header"])
-    if metadata["sha256"] != _digest(weights, header):
-        raise ValueError(f"{str(path)!r} was changed after it was written (its checksum differs)")
-    return weights, header
+    return read_model(path, FORMAT, "ViewpointPolicy.save")
 
 
 class Checkpoint:
@@ -68,7 +46,7 @@ class Checkpoint:
         """The state last written, or None at the start of a run."""
         if self.path is None or not self.path.exists():
             return None
-        state = torch.load(self.path, weights_only=True)  # runs no code
+        state = read_state(self.path)
         other = {
             name: state["identity"].get(name)
             for name, value in self.identity.items()
@@ -89,6 +67,4 @@ class Checkpoint:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        torch.save({"identity": self.identity, **self.constant, **state}, partial)
-        partial.replace(self.path)  # there in full or not at all
+        write_state(self.path, {"identity": self.identity, **self.constant, **state})

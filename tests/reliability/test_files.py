@@ -177,13 +177,7 @@ def attempt(load):
         return None, error
 
 
-# Families whose files are read by code of their own. Once it is `_files.read_model`, these lines can go.
-OTHER_READERS = {
-    "ViewpointPolicy": "viewpoint/storage.py: JSONDecodeError and KeyError where the metadata are damaged",
-}
-
-
-@pytest.mark.parametrize("name", [name for name in BY_NAME if name not in OTHER_READERS])
+@every_class
 def test_a_damaged_file_is_refused(name, tmp_path):
     model, ask = fitted(name)
     path = tmp_path / "model"
@@ -241,15 +235,7 @@ def test_a_header_that_was_edited_is_refused(saved):
             load()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason=OTHER_READERS[name], strict=True))
-        if name in OTHER_READERS
-        else name
-        for name in BY_NAME
-    ],
-)
+@every_class
 def test_metadata_that_lack_something_or_are_no_json_are_refused(saved):
     path, load, *_ = saved
     whole = path.read_bytes()

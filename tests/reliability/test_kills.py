@@ -27,18 +27,8 @@ def test_a_job_that_was_killed_twenty_times_ends_in_the_same_bits(tmp_path, name
     assert max(n_left) > 0, "no kill came after the first file"
 
 
-UNREAD = ("statml.adapters.viewpoint.ViewpointPolicy", "")  # torch's own errors, of a damaged file
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "part"),
-    [
-        pytest.param(*job, marks=pytest.mark.xfail(strict=True)) if job == UNREAD else job
-        for job in JOBS
-    ],
-    ids=map(" ".join, JOBS),
-)
+@pytest.mark.parametrize(("name", "part"), JOBS, ids=map(" ".join, JOBS))
 def test_a_damaged_file_of_a_run_is_refused_or_made_anew(tmp_path, name, part):
     damage_and_resume(name, part, tmp_path)
 

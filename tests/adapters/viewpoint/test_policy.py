@@ -347,7 +347,7 @@ def test_a_safetensors_file_of_something_else_is_refused(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors", {"format": json.dumps(1)})
-    with pytest.raises(ValueError, match="holds no ViewpointPolicy"):
+    with pytest.raises(ValueError, match="was not written by ViewpointPolicy.save"):
         ViewpointPolicy.load(tmp_path / "other.safetensors")
 
 
