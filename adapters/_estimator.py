@@ -43,7 +43,6 @@ from statml._validation import (
 )
 from statml.parallel import check_progress, qualified_name
 
-from ._files import digest as _digest  # noqa: F401  (other rooms take it from here)
 from ._mlp import MLP
 from ._net import Batches, Checkpoint, Net, Progress, Records, accelerated, silent
 from ._saving import SavedNet, is_plain
