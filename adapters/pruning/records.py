@@ -49,7 +49,7 @@ class Scoring:
     masks : dict of str to bool Tensor
     batches : list of (X, y), default=[]
         Tensors on the module's device.
-    loss : callable, default=`cross_entropy`
+    loss : callable, default=cross_entropy
         (outputs, y) -> one loss a record.
     generator : torch Generator, optional
         For what is drawn at random.
