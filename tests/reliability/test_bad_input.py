@@ -167,7 +167,7 @@ def test_nonsense_for_a_parameter_is_refused_and_the_error_says_what_it_was(name
 
 
 def test_polars_frames_are_the_same_data():
-    polars = pytest.importorskip("polars")
+    import polars
 
     def frame(values):
         if np.ndim(values) != 2:
