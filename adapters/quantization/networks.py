@@ -96,6 +96,8 @@ class ResNet(nn.Module):
 
 
 class BasicBlock(nn.Module):
+    """Two convolutions of 3 x 3 around a shortcut: the block of ResNet-8 and ResNet-18."""
+
     expansion = 1
 
     def __init__(self, channels: int, width: int, stride: int = 1) -> None:
@@ -115,6 +117,8 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
+    """Convolutions of 1 x 1, 3 x 3 and 1 x 1 around a shortcut: the block of ResNet-50."""
+
     expansion = 4
 
     def __init__(self, channels: int, width: int, stride: int = 1) -> None:
@@ -181,6 +185,8 @@ class MobileNetV2(nn.Module):
 
 
 class InvertedResidual(nn.Module):
+    """Widen, filter each channel, narrow, around a shortcut where shapes allow: the block of MobileNetV2."""
+
     def __init__(self, channels: int, out_channels: int, stride: int, expansion: int) -> None:
         super().__init__()
         wide = channels * expansion
