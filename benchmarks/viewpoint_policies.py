@@ -29,7 +29,8 @@ from statml.adapters.viewpoint import (
     ViewpointResults,
     evaluate,
 )
-from statml.adapters.viewpoint.policy import ACTIONS, EXPERT_ASPECTS, shipped
+from statml.adapters.viewpoint.policy import EXPERT_ASPECTS, shipped
+from statml.adapters.viewpoint.scene import ACTIONS
 
 KEPT = Path(__file__).parents[1] / "build" / "viewpoint_policies"
 REPORT = 20261130

@@ -71,7 +71,7 @@ def evaluate(
     True
     """
     named = _named(policies)
-    scene = copy.copy(getattr(env, "scene", env))
+    scene = getattr(env, "scene", env)
     if not isinstance(scenarios, Scenario):
         n = check_integer("scenarios", scenarios, low=1)
         scenarios = scene.draw(draw_keys(random_state, n))

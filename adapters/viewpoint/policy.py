@@ -45,6 +45,7 @@ from statml.parallel import check_progress, progress_bar
 from .baselines import GreedyInformationPolicy
 from .baselines._policy import Policy
 from .networks import ENCODERS, ActorCritic, act
+from .scene import ACTIONS
 from .storage import Checkpoint, read_policy, write_policy
 
 if TYPE_CHECKING:
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
     from .environment import ActiveClassificationEnv
 
 EXPERT_ASPECTS = (-20.0, 0.0, 20.0)  # degrees: where targets hide each other, one of them is free
-ACTIONS = ("candidate", "displacement")
 
 
 class ViewpointPolicy(BaseEstimator, Policy):

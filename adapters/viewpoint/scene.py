@@ -25,6 +25,7 @@ from .scenario import Scenario, draw_keys, draw_start
 from .sensors import AnalyticSensor, Looks, Sensor
 from .visibility import seen
 
+ACTIONS = ("displacement", "candidate")
 OBSERVATION_COLUMNS = (
     "information",  # of the belief, bits: log2 K - H2
     "ahead",  # m, drone frame
@@ -160,7 +161,7 @@ class Scene:
         if paper_compat and isinstance(self.fusion, ProductFusion):
             self.fusion = ProductFusion(clip=0.0)
         self.threshold = check_number("threshold", threshold, 1 / n_classes, 1, high_open=True)
-        self.action = check_choice("action", action, ("displacement", "candidate"))
+        self.action = check_choice("action", action, ACTIONS)
         self.dynamics = make_dynamics(dynamics)
         self.random_beliefs, self.paper_compat = bool(random_beliefs), bool(paper_compat)
         self.columns = PAPER_COLUMNS if paper_compat else OBSERVATION_COLUMNS

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from statml._validation import RandomState
+from statml._validation import RandomState, check_integer
 
 from ..scene import OBSERVATION_COLUMNS, Scene
 
@@ -84,9 +84,8 @@ class Policy:
         """
         from ..evaluation import evaluate
 
-        results = evaluate(
-            {"self": self}, env, n_episodes, random_state=random_state, progress=False
-        )
+        n = check_integer("n_episodes", n_episodes, low=1)
+        results = evaluate({"self": self}, env, n, random_state=random_state, progress=False)
         return float(results.frame["fraction"].mean())
 
     def __repr__(self) -> str:

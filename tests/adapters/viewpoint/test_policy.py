@@ -21,8 +21,9 @@ from statml.adapters.viewpoint import (  # noqa: E402
 )
 from statml.adapters.viewpoint.dagger import nearest_candidate  # noqa: E402
 from statml.adapters.viewpoint.networks import ENCODERS  # noqa: E402
-from statml.adapters.viewpoint.policy import ACTIONS, shipped  # noqa: E402
+from statml.adapters.viewpoint.policy import shipped  # noqa: E402
 from statml.adapters.viewpoint.ppo import SceneVecEnv  # noqa: E402
+from statml.adapters.viewpoint.scene import ACTIONS  # noqa: E402
 
 TINY = {
     "d_model": 8,
